@@ -1,0 +1,1 @@
+"""Manifests, strings of words joined from recordings, augmentation and batches."""

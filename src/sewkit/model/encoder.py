@@ -1,0 +1,89 @@
+"""The transformer encoder: wav2vec 2.0 section 2, in its post-norm (base) and pre-norm (large, LV-60k) forms.
+
+Layers are given their attention, so SEW-D differs by the attention it hands in and by its position table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sewkit.lengths import key_mask
+
+
+class FeedForward(nn.Module):
+    """Linear H -> F, GELU, linear F -> H."""
+
+    def __init__(self, hidden_size: int, ffn_size: int, activation_dropout: float):
+        super().__init__()
+        self.up = nn.Linear(hidden_size, ffn_size)
+        self.down = nn.Linear(ffn_size, hidden_size)
+        self.dropout = nn.Dropout(activation_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, U, H) -> (B, U, H)."""
+        return self.down(self.dropout(F.gelu(self.up(x))))
+
+
+class EncoderLayer(nn.Module):
+    """Attention and feed-forward, each with a residual; LayerNorm after the sum (post-norm) or before the block (pre-norm)."""
+
+    def __init__(self, attention: nn.Module, feed_forward: FeedForward, norm_first: bool, eps: float, dropout: float):
+        super().__init__()
+        hidden_size = feed_forward.up.in_features
+        self.attention = attention
+        self.attention_norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.feed_forward = feed_forward
+        self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.norm_first = norm_first
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None, positions: object) -> Tensor:
+        """(B, U, H) -> (B, U, H)."""
+        if self.norm_first:
+            x = x + self.dropout(self.attention(self.attention_norm(x), key_mask, positions))
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, key_mask, positions)))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+
+
+class Encoder(nn.Module):
+    """A stack of layers with LayerDrop. `norm` comes before post-norm layers, after pre-norm ones; SEW-D has none."""
+
+    def __init__(
+        self,
+        layers: list[EncoderLayer],
+        norm: nn.LayerNorm | None,
+        positions: Callable[[int], object] | None,
+        dropout: float,
+        layerdrop: float,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+        self.positions = positions
+        self.norm_first = bool(layers) and layers[0].norm_first
+        self.dropout = nn.Dropout(dropout)
+        self.layerdrop = layerdrop
+
+    def forward(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
+        """(B, U, H), (B,) -> the input of the first layer and the output of each, num_layers + 1 times (B, U, H).
+
+        As in transformers' hidden_states, the last one has passed the final norm of a pre-norm stack.
+        """
+        mask = key_mask(lengths, x.shape[1])
+        positions = self.positions(x.shape[1]) if self.positions is not None else None
+        if self.norm is not None and not self.norm_first:
+            x = self.norm(x)
+        x = self.dropout(x)
+        states = [x]
+        for layer in self.layers:
+            if not (self.training and self.layerdrop and torch.rand(()).item() < self.layerdrop):
+                x = layer(x, mask, positions)
+            states.append(x)
+        if self.norm is not None and self.norm_first:
+            states[-1] = self.norm(x)
+        return states
