@@ -1,1 +1,59 @@
-"""sewkit."""
+"""Efficient wav2vec 2.0 speech recognition: SEW, SEW-D and, of one model, every operating point.
+
+import sewkit
+asr = sewkit.load()
+print(asr.transcribe("call.wav").text)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sewkit.version import __version__
+
+if TYPE_CHECKING:
+    from sewkit.audio import AudioError
+    from sewkit.compute import Compute
+    from sewkit.config import PUBLISHED, ModelConfig
+    from sewkit.errors import UserError
+    from sewkit.recognizer import Recognizer, load
+    from sewkit.transcript import Segment, Transcript, Word
+
+_HOME = {
+    "AudioError": "audio",
+    "Compute": "compute",
+    "ModelConfig": "config",
+    "PUBLISHED": "config",
+    "Recognizer": "recognizer",
+    "Segment": "transcript",
+    "Transcript": "transcript",
+    "UserError": "errors",
+    "Word": "transcript",
+    "load": "recognizer",
+}
+
+__all__ = [
+    "PUBLISHED",
+    "AudioError",
+    "Compute",
+    "ModelConfig",
+    "Recognizer",
+    "Segment",
+    "Transcript",
+    "UserError",
+    "Word",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use: `import sewkit` and `sewkit --help` stay free of torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'sewkit' has no attribute {name!r}")
+    value = getattr(import_module(f"sewkit.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

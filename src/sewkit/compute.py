@@ -14,14 +14,18 @@ from sewkit.config import ModelConfig
 
 @dataclass(frozen=True)
 class Compute:
-    """An operating point: 50 Hz frames are squeezed by `squeeze`; queries and keys pooled by `query_pool`, `kv_pool`."""
+    """An operating point: 50 Hz frames are squeezed by `squeeze`; queries and keys pooled by their pools."""
 
     squeeze: int = 1
     query_pool: int = 1
     kv_pool: int = 1
 
     def __str__(self) -> str:
-        pools = [f"{name}={value}" for name, value in (("query_pool", self.query_pool), ("kv_pool", self.kv_pool)) if value > 1]
+        pools = [
+            f"{name}={value}"
+            for name, value in (("query_pool", self.query_pool), ("kv_pool", self.kv_pool))
+            if value > 1
+        ]
         return ",".join([f"squeeze={self.squeeze}", *pools])
 
 

@@ -17,7 +17,7 @@ ConvLayer = tuple[int, int, int]
 
 
 def wav2vec2_conv_layers(width: int = 512) -> tuple[ConvLayer, ...]:
-    """The extractor of wav2vec 2.0: seven equally wide convolutions, 320 samples a frame, 400 samples of receptive field."""
+    """The extractor of wav2vec 2.0: seven equally wide convolutions, 320 samples a frame, each seeing 400."""
     return ((width, 10, 5), *[(width, 3, 2)] * 4, *[(width, 2, 2)] * 2)
 
 
@@ -51,7 +51,9 @@ class Dropout(_Frozen):
 class Masking(_Frozen):
     """Masking in training (wav2vec 2.0 section 3.1; SpecAugment in fine-tuning)."""
 
-    time_prob: float = Field(0.65, ge=0, le=1, description="mask_time_prob: masked share of frames if spans did not overlap")
+    time_prob: float = Field(
+        0.65, ge=0, le=1, description="mask_time_prob: masked share of frames if spans did not overlap"
+    )
     time_length: int = Field(10, ge=1, description="frames of one span")
     channel_prob: float = Field(0.0, ge=0, le=1, description="mask_feature_prob")
     channel_length: int = Field(10, ge=1, description="channels of one span")
@@ -64,12 +66,15 @@ class ModelConfig(_Frozen):
     conv_layers: tuple[ConvLayer, ...] = Field(min_length=1)
     conv_bias: bool = False
     extractor_norm: Literal["group", "layer"] = Field(
-        "group", description="'group': one per-channel norm over time after the first convolution; 'layer': after every one"
+        "group",
+        description="'group': one per-channel norm over time after the first convolution; 'layer': after every one",
     )
     normalize_input: bool = Field(False, description="waveforms to zero mean and unit variance, each by itself")
     input_norm_eps: float = Field(1e-7, gt=0, description="1e-7 in transformers, 1e-5 in fairseq")
     feature_norm_eps: float = Field(1e-5, gt=0)
-    project_features: bool = Field(description="a linear layer between extractor and encoder")
+    project_features: bool = Field(
+        False, description="a linear layer before the encoder; if not given, where sizes differ"
+    )
     hidden_size: int = Field(ge=1)
     num_layers: int = Field(ge=0)
     num_heads: int = Field(ge=1)
@@ -101,7 +106,9 @@ class ModelConfig(_Frozen):
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.hidden_size % self.pos_conv_groups:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of pos_conv_groups {self.pos_conv_groups}")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of pos_conv_groups {self.pos_conv_groups}"
+            )
         if not self.project_features and self.feature_size != self.hidden_size:
             raise ValueError(
                 f"features of width {self.feature_size} need a projection to hidden_size {self.hidden_size}"
@@ -150,9 +157,7 @@ _W2V2_LARGE = _W2V2_BASE.replace(
     ffn_size=4096,
     dropout=Dropout(hidden=0, attention=0, input=0, layerdrop=0),
 )
-_SEW = _W2V2_BASE.replace(
-    family="sew", conv_layers=compact_conv_layers(64), pos_conv_kernel=31, squeeze_factor=2
-)
+_SEW = _W2V2_BASE.replace(family="sew", conv_layers=compact_conv_layers(64), pos_conv_kernel=31, squeeze_factor=2)
 _SEW_D = _SEW.replace(family="sew-d", layer_norm_eps=1e-7)
 
 PUBLISHED: dict[str, ModelConfig] = {

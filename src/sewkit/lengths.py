@@ -20,7 +20,7 @@ def _at_least_zero(length: Length) -> Length:
 
 
 def conv_length(length: Length, kernel: int, stride: int) -> Length:
-    """Frames that an un-padded convolution gives: floor((length - kernel) / stride) + 1, none where the kernel does not fit."""
+    """Frames that an un-padded convolution gives: floor((length - kernel) / stride) + 1, or none if it does not fit."""
     return _at_least_zero((length - kernel) // stride + 1)
 
 
@@ -54,7 +54,7 @@ def min_samples(conv_layers: tuple[tuple[int, int, int], ...], squeeze_factor: i
 
 
 def squeezed_length(length: Length, factor: int) -> Length:
-    """Squeezed frames, floor(length / factor): the last length mod factor frames have none of their own (models of SEW)."""
+    """Squeezed frames, floor(length / factor): the last length mod factor frames get none of their own."""
     return length // factor
 
 

@@ -46,7 +46,7 @@ class Alphabet:
     @cached_property
     def ids(self) -> dict[str, int]:
         """Id of each token that can be written; the first id where two share a token."""
-        written = {}
+        written: dict[str, int] = {}
         for index, token in enumerate(self.tokens):
             if token and index not in self.silent:
                 written.setdefault(token, index)
@@ -62,14 +62,19 @@ class Alphabet:
         Raises ValueError naming the characters that the alphabet lacks.
         """
         text = (self.delimiter or "").join(text.split())
-        found, missing, position = [], [], 0
+        found: list[int] = []
+        missing: set[str] = set()
+        position = 0
         while position < len(text):
             token_id, size = self._token_at(text, position)
-            found.append(token_id) if token_id is not None else missing.append(text[position])
+            if token_id is None:
+                missing.add(text[position])
+            else:
+                found.append(token_id)
             position += size
         if missing:
-            raise ValueError(f"characters outside the alphabet: {' '.join(sorted(set(missing)))}")
-        return found  # type: ignore[return-value]
+            raise ValueError(f"characters outside the alphabet: {' '.join(sorted(missing))}")
+        return found
 
     def _token_at(self, text: str, position: int) -> tuple[int | None, int]:
         for size in range(min(self._longest, len(text) - position), 0, -1):
@@ -80,7 +85,7 @@ class Alphabet:
         return None, 1
 
     def collapse(self, frame_ids: Iterable[int]) -> str:
-        """Best label of every frame -> text: runs of one label become one, then blanks go, so that double letters survive."""
+        """Best label of every frame -> text. Runs become one label, then blanks go: double letters survive."""
         labels = (label for label, _ in itertools.groupby(frame_ids))
         return self.join(label for label in labels if label not in self.silent)
 

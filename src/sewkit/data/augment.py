@@ -46,18 +46,22 @@ def change_speed(samples: np.ndarray, factor: float) -> np.ndarray:
     return soxr.resample(samples, SAMPLE_RATE * factor, SAMPLE_RATE, quality="LQ").astype(np.float32)
 
 
-def trim_silence(samples: np.ndarray, below_db: float = 30.0, keep_seconds: float = 0.05) -> np.ndarray:
-    """Cut the ends whose 10 ms energy lies `below_db` under the loudest; `keep_seconds` stay on each side."""
+def sound_span(samples: np.ndarray, below_db: float = 30.0) -> tuple[int, int]:
+    """(first sample, end) of what lies between the first and last 10 ms less than `below_db` under the loudest."""
     hop = SAMPLE_RATE // 100
     num_hops = samples.size // hop
     if num_hops == 0:
-        return samples
+        return 0, samples.size
     energy = np.square(samples[: num_hops * hop]).reshape(num_hops, hop).mean(axis=1)
-    loud = np.flatnonzero(energy > energy.max() * 10 ** (-below_db / 10))
-    if loud.size == 0:
-        return samples
+    loud = np.flatnonzero(energy >= energy.max() * 10 ** (-below_db / 10))
+    return int(loud[0]) * hop, (int(loud[-1]) + 1) * hop
+
+
+def trim_silence(samples: np.ndarray, below_db: float = 30.0, keep_seconds: float = 0.05) -> np.ndarray:
+    """Cut the ends outside `sound_span`; `keep_seconds` stay on each side."""
     keep = int(keep_seconds * SAMPLE_RATE)
-    return samples[max(loud[0] * hop - keep, 0) : (loud[-1] + 1) * hop + keep]
+    first, end = sound_span(samples, below_db)
+    return samples[max(first - keep, 0) : end + keep]
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
@@ -96,7 +100,9 @@ class Augmenter:
         """One word before it is joined."""
         settings = self.settings
         if generator.random() < settings.trim_probability:
-            samples = trim_silence(samples, below_db=generator.uniform(25, 40), keep_seconds=generator.uniform(0.02, 0.1))
+            samples = trim_silence(
+                samples, below_db=generator.uniform(25, 40), keep_seconds=generator.uniform(0.02, 0.1)
+            )
         samples = change_speed(samples, self.draw_speed(settings.speed, generator) * string_speed)
         return gain(samples, generator.uniform(*settings.word_gain_db))
 
@@ -123,7 +129,7 @@ class Augmenter:
             return samples
         size = _fast_length(samples.size + int(MAX_ROOM_SECONDS * SAMPLE_RATE))
         spectrum = np.fft.rfft(samples, size)
-        frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+        frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE).astype(np.float32)
         if room:
             spectrum = spectrum * np.fft.rfft(self.rooms[int(generator.integers(len(self.rooms)))], size)
         if telephone:
@@ -145,8 +151,8 @@ def coloured_noise(num_samples: int, exponent: float, generator: np.random.Gener
     """Gaussian noise (S,) with power falling as 1 / frequency**exponent above 50 Hz."""
     size = _fast_length(num_samples)
     spectrum = np.fft.rfft(generator.standard_normal(size, dtype=np.float32))
-    frequencies = np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 50.0)
-    return np.fft.irfft(spectrum * frequencies ** (-exponent / 2), size)[:num_samples].astype(np.float32)
+    frequencies = np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 50.0).astype(np.float32)
+    return np.fft.irfft(spectrum * frequencies ** np.float32(-exponent / 2), size)[:num_samples].astype(np.float32)
 
 
 def read_noises(path: Path, split: str = "train") -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -168,14 +174,15 @@ def _room(response: np.ndarray) -> np.ndarray:
 
 def _low_pass(frequencies: np.ndarray, cutoff: float) -> np.ndarray:
     """1 below the cutoff, 0 above, over 10 % of it."""
-    return np.clip((cutoff * 1.1 - frequencies) / (cutoff * 0.1), 0.0, 1.0)
+    return np.clip((cutoff * 1.1 - frequencies) / (cutoff * 0.1), 0.0, 1.0).astype(np.float32)
 
 
 def _random_equaliser(frequencies: np.ndarray, largest_db: float, generator: np.random.Generator) -> np.ndarray:
     """Gains through six random points, smooth over a logarithmic frequency axis."""
     points = np.log(np.array([50, 200, 600, 1500, 3500, 8000], dtype=np.float64))
     decibels = generator.uniform(-largest_db, largest_db, size=points.size)
-    return 10 ** (np.interp(np.log(np.maximum(frequencies, 50.0)), points, decibels) / 20)
+    curve = np.interp(np.log(np.maximum(frequencies, 50.0)), points, decibels)
+    return (10 ** (curve / 20)).astype(np.float32)
 
 
 def _fast_length(num_samples: int) -> int:

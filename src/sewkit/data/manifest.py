@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from sewkit.audio import SAMPLE_RATE, load_audio
+from sewkit.errors import UserError
 
 
-class ManifestError(ValueError):
+class ManifestError(UserError):
     """A manifest that cannot be used; the message is one line with file and line number."""
 
 

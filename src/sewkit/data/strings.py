@@ -1,23 +1,25 @@
 """Random strings of words joined from isolated recordings: batches as a function of (seed, update).
 
 A string draws its words from weighted sources (real digits, real commands, synthesized voices, ...), from one of them or
-from all, sometimes from one speaker, and joins them with pauses. All strings of a batch have the same number of words, so
-that little is padding. Some examples have no words at all: noise with an empty text.
+from all, sometimes from one speaker, and joins them with pauses. Strings of like length share a batch. Some examples have no words at all: noise with an empty text.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from sewkit.audio import SAMPLE_RATE, load_audio
-from sewkit.data.augment import Augmenter
+from sewkit.data.augment import Augmenter, sound_span
 from sewkit.data.batch import Batch, make_batch
 from sewkit.data.manifest import ManifestError, read_manifest
 from sewkit.text import Alphabet
 
-PAD_TO_SAMPLES = SAMPLE_RATE // 4
+PAD_TO_SAMPLES = SAMPLE_RATE // 10
+POOL = 4
+"""Batches drawn together and sorted by length."""
 
 
 class Source(BaseModel):
@@ -62,6 +64,17 @@ class Clip:
     speaker: str
 
 
+@dataclass(frozen=True)
+class String:
+    """Words joined."""
+
+    samples: np.ndarray
+    """float32 (S,)."""
+    text: str
+    spans: list[tuple[int, int]]
+    """(first sample, end) of the sound of each word."""
+
+
 class ClipSource:
     """The clips of one source; words are drawn with the square root of their counts, so that rare ones appear."""
 
@@ -92,9 +105,7 @@ def load_source(source: Source, data_root: Path) -> ClipSource:
         rows = [row for row in rows if row.extra.get("intent") in source.intents]
     if not rows:
         raise ManifestError(f"{data_root / source.manifest}: no {source.split} row with intent {source.intents}")
-    clips = [
-        Clip(to_int16(load_audio(part.audio)), row.text, row.speaker) for row in rows for part in row.parts[:1]
-    ]
+    clips = [Clip(to_int16(load_audio(part.audio)), row.text, row.speaker) for row in rows for part in row.parts[:1]]
     return ClipSource(clips, source.weight)
 
 
@@ -116,6 +127,7 @@ class StringBatches:
         self.seed = seed
         weights = np.cumsum([source.weight for source in sources])
         self.cumulative = weights / weights[-1]
+        self._pool = lru_cache(maxsize=2)(self._draw_pool)
 
     def phase(self, update: int) -> Strings:
         """The phase of an update; the last one goes on for ever."""
@@ -127,28 +139,47 @@ class StringBatches:
 
     def __call__(self, update: int) -> Batch:
         """The batch of an update: the same for the same (seed, update)."""
-        generator = np.random.default_rng((self.seed, update))
-        phase = self.phase(update)
-        num_words = int(generator.integers(phase.num_words[0], phase.num_words[1] + 1))
-        num_strings = max(1, round(phase.words_per_batch / num_words))
-        strings = [self.draw_string(phase, num_words, generator) for _ in range(num_strings)]
-        return make_batch([s for s, _ in strings], [t for _, t in strings], self.alphabet, PAD_TO_SAMPLES)
+        strings = self._pool(update // POOL)[update % POOL]
+        batch = make_batch([s.samples for s in strings], [s.text for s in strings], self.alphabet, PAD_TO_SAMPLES)
+        return replace(batch, spans=[s.spans for s in strings])
 
-    def draw_string(self, phase: Strings, num_words: int, generator: np.random.Generator) -> tuple[np.ndarray, str]:
-        """(float32 (S,), text)."""
+    def _draw_pool(self, pool: int) -> list[list[String]]:
+        """The strings of POOL batches, sorted by length so that little is padding, the batches in random order."""
+        generator = np.random.default_rng((self.seed, pool))
+        phase = self.phase(pool * POOL)
+        strings: list[String] = []
+        num_words = 0
+        while num_words < POOL * phase.words_per_batch:
+            wanted = int(generator.integers(phase.num_words[0], phase.num_words[1] + 1))
+            strings.append(self.draw_string(phase, wanted, generator))
+            num_words += wanted
+        strings.sort(key=lambda string: string.samples.size)
+        ends = np.cumsum([string.samples.size for string in strings])
+        owners = np.minimum((ends - 1) * POOL // ends[-1], POOL - 1)
+        batches = [
+            [string for string, owner in zip(strings, owners, strict=True) if owner == part] for part in range(POOL)
+        ]
+        filled = [batches[part] for part in generator.permutation(POOL) if batches[part]]
+        return [filled[part % len(filled)] for part in range(POOL)]
+
+    def draw_string(self, phase: Strings, num_words: int, generator: np.random.Generator) -> String:
+        """Words, pauses, and what happens to them."""
         clips = self.draw_clips(phase, num_words, generator)
         speed = self.augmenter.draw_speed(self.augmenter.settings.string_speed, generator)
-        pieces = [silence(generator.uniform(*phase.pause) / 2)]
+        pieces, spans = [silence(generator.uniform(*phase.pause) / 2)], []
         for number, clip in enumerate(clips):
             if number:
                 pieces.append(silence(self.draw_pause(phase, generator)))
-            samples = clip.samples.astype(np.float32) / 32767
-            pieces.append(self.augmenter.word(samples, generator, speed))
+            word = self.augmenter.word(clip.samples.astype(np.float32) / 32767, generator, speed)
+            start = sum(piece.size for piece in pieces)
+            first, end = sound_span(word)
+            spans.append((start + first, start + end))
+            pieces.append(word)
         pieces.append(silence(generator.uniform(*phase.pause) / 2))
         samples, text = np.concatenate(pieces), " ".join(clip.text for clip in clips)
         if generator.random() < phase.empty_probability:
-            samples, text = np.zeros_like(samples), ""
-        return self.augmenter.string(samples, generator), text
+            samples, text, spans = np.zeros_like(samples), "", []
+        return String(self.augmenter.string(samples, generator), text, spans)
 
     def draw_clips(self, phase: Strings, num_words: int, generator: np.random.Generator) -> list[Clip]:
         """The words of a string."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Positions = tuple[Tensor, Tensor]
+"""Vectors of relative positions (R, H), and for each pair of frames the row that holds its own (U, U)."""
+
 
 class SelfAttention(nn.Module):
     """Scaled dot-product attention with biases on all four projections."""
@@ -18,7 +21,7 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(hidden_size, hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Positions | None = None) -> Tensor:
         """(B, U, H) -> (B, U, H); `key_mask` (B, 1, 1, U), see `lengths.key_mask`; `positions` is for SEW-D."""
         query, key, value = (self.split_heads(layer(x)) for layer in (self.query, self.key, self.value))
         dropout = self.dropout if self.training else 0.0

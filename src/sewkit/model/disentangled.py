@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sewkit.model.attention import SelfAttention
+from sewkit.model.attention import Positions, SelfAttention
 
 
 def log_buckets(distances: Tensor, num_buckets: int, max_positions: int) -> Tensor:
@@ -40,8 +40,8 @@ class RelativePositions(nn.Module):
         self.embedding = nn.Parameter(torch.randn(2 * num_buckets, hidden_size))
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
 
-    def forward(self, num_frames: int) -> tuple[Tensor, Tensor]:
-        """Rows of the table that `num_frames` frames can reach (R, H), and (U, U) indices into them for each pair i, j."""
+    def forward(self, num_frames: int) -> Positions:
+        """Rows of the table that `num_frames` frames can reach, (R, H), and for each pair i, j its row, (U, U)."""
         frames = torch.arange(num_frames, device=self.embedding.device)
         distances = frames[:, None] - frames[None, :]
         rows = log_buckets(distances, self.num_buckets, self.max_positions) + self.num_buckets
@@ -57,7 +57,7 @@ class DisentangledAttention(SelfAttention):
         super().__init__(hidden_size, num_heads, dropout)
         self.position_dropout = nn.Dropout(position_dropout)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, positions: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Positions | None = None) -> Tensor:
         """(B, U, H) -> (B, U, H); `positions` from `RelativePositions`, made once for all layers."""
         assert positions is not None, "the encoder hands the position table to every layer"
         query, key, value = (self.split_heads(layer(x)) for layer in (self.query, self.key, self.value))

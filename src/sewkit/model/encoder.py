@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sewkit.lengths import key_mask
+from sewkit.model.attention import Positions
 
 
 class FeedForward(nn.Module):
@@ -29,7 +30,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and feed-forward, each with a residual; LayerNorm after the sum (post-norm) or before the block (pre-norm)."""
+    """Attention and feed-forward, each with a residual; LayerNorm after the sum (post-norm) or before (pre-norm)."""
 
     def __init__(self, attention: nn.Module, feed_forward: FeedForward, norm_first: bool, eps: float, dropout: float):
         super().__init__()
@@ -41,7 +42,7 @@ class EncoderLayer(nn.Module):
         self.norm_first = norm_first
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, positions: object) -> Tensor:
+    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Positions | None) -> Tensor:
         """(B, U, H) -> (B, U, H)."""
         if self.norm_first:
             x = x + self.dropout(self.attention(self.attention_norm(x), key_mask, positions))
@@ -57,7 +58,7 @@ class Encoder(nn.Module):
         self,
         layers: list[EncoderLayer],
         norm: nn.LayerNorm | None,
-        positions: Callable[[int], object] | None,
+        positions: Callable[[int], Positions] | None,
         dropout: float,
         layerdrop: float,
     ):

@@ -26,7 +26,7 @@ def normalize_waveforms(waveforms: Tensor, lengths: Tensor, eps: float) -> Tenso
 
 
 class InstanceNorm(nn.Module):
-    """Per-channel normalisation over an utterance's valid frames (fairseq: GroupNorm with as many groups as channels)."""
+    """Per-channel normalisation over an utterance's valid frames (fairseq: a GroupNorm of C groups)."""
 
     def __init__(self, num_channels: int, eps: float = 1e-5):
         super().__init__()
@@ -64,7 +64,9 @@ class ChannelNorm(nn.Module):
 class ConvBlock(nn.Module):
     """Convolution without padding, normalisation where there is one, GELU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, bias: bool, norm: nn.Module | None):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, bias: bool, norm: nn.Module | None
+    ):
         super().__init__()
         self.conv = nn.Conv1d(in_channels, out_channels, kernel, stride, bias=bias)
         self.norm = norm

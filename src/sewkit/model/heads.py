@@ -23,8 +23,8 @@ class CTCHead(nn.Linear):
 class ClassificationHead(nn.Module):
     """Scores of a whole utterance: projector, mean over valid frames, classifier (SUPERB, arXiv 2105.01051).
 
-    With `layer_weights` the input is a learned mix of all layers. Those are at the squeezed rate, and so are their lengths:
-    transformers pools them with lengths at the wrong rate, which shows on padded batches.
+    With `layer_weights` the input is a learned mix of all layers, at the squeezed rate with lengths to match.
+    (transformers takes lengths at the full rate there, which shows on padded batches.)
     """
 
     def __init__(self, hidden_size: int, projection_size: int, num_labels: int, num_mixed_layers: int | None):

@@ -56,7 +56,9 @@ class SpeechModel(nn.Module):
         self.config = config
         self.features = FeatureExtractor(config)
         self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.feature_norm_eps)
-        self.projection = nn.Linear(config.feature_size, config.hidden_size) if config.project_features else nn.Identity()
+        self.projection = (
+            nn.Linear(config.feature_size, config.hidden_size) if config.project_features else nn.Identity()
+        )
         self.input_dropout = nn.Dropout(config.dropout.input)
         self.mask_embedding = nn.Parameter(torch.rand(config.hidden_size))
         self.squeeze = Squeeze(config)
@@ -120,7 +122,9 @@ def build_model(config: ModelConfig) -> SpeechModel:
     dropout, hidden = config.dropout, config.hidden_size
     disentangled = config.family == "sew-d"
     # The original SEW-D maps activation dropout to DeBERTa's hidden dropout and has none inside the feed-forward block.
-    layer_dropout, activation_dropout = (dropout.activation, 0.0) if disentangled else (dropout.hidden, dropout.activation)
+    layer_dropout, activation_dropout = (
+        (dropout.activation, 0.0) if disentangled else (dropout.hidden, dropout.activation)
+    )
 
     def attention() -> nn.Module:
         if disentangled:
@@ -158,9 +162,8 @@ def _build_head(config: ModelConfig) -> nn.Module | None:
 
 
 def _init_like_bert(encoder: Encoder) -> None:
-    """Linear layers from N(0, 0.02), biases 0, as fairseq initialises; SEW-D keeps PyTorch's default, as the original does."""
+    """Linear layers from N(0, 0.02), biases 0, as in fairseq; SEW-D keeps PyTorch's default, as the original does."""
     for module in encoder.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
-

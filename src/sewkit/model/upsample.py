@@ -22,7 +22,7 @@ class Upsample(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor, lengths: Tensor, num_frames: int) -> Tensor:
-        """(B, U, H) -> (B, num_frames, H). `lengths` are un-squeezed; frames that no squeezed one covers are exactly 0."""
+        """(B, U, H) -> (B, num_frames, H). `lengths` are un-squeezed; a tail short of a squeezed frame is exactly 0."""
         batch, _, hidden_size = x.shape
         x = F.gelu(self.linear(x)).reshape(batch, -1, hidden_size)
         x = zero_padding(x, informed_length(lengths, self.factor))

@@ -1,0 +1,1 @@
+"""Measuring: every figure in RESULTS.md comes from a command that runs this code."""

@@ -1,0 +1,7 @@
+"""Save and load models: transformers' folders and hub ids, original .pt files, bundled models."""
+
+from sewkit.checkpoint.errors import CheckpointError
+from sewkit.checkpoint.loading import LoadedModel, bundled_models, convert, load_model
+from sewkit.checkpoint.saving import save_model
+
+__all__ = ["CheckpointError", "LoadedModel", "bundled_models", "convert", "load_model", "save_model"]

@@ -1,0 +1,186 @@
+"""One way in for every kind of model: hub id, folder, original .pt file, bundled name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sewkit.checkpoint import hub, huggingface, tokenizer
+from sewkit.checkpoint.errors import CheckpointError
+from sewkit.checkpoint.keymap import fill_model
+from sewkit.checkpoint.unpickle import load_torch_file
+from sewkit.config import ModelConfig
+from sewkit.model import SpeechModel
+from sewkit.text import Alphabet
+
+BUNDLED = Path(__file__).parent.parent / "models"
+FORMAT_VERSION = 1
+"""Of what we write under "sewkit" in config.json."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what its outputs mean.
+
+    model: in evaluation mode, float32, on the CPU.
+    alphabet: the tokens of a CTC head; None without such a head, and where no file says them.
+    labels: the classes of a classification head by id; None without one.
+    """
+
+    model: SpeechModel
+    alphabet: Alphabet | None = None
+    labels: tuple[str, ...] | None = None
+
+
+def bundled_models() -> tuple[str, ...]:
+    """Names of the models that come with the package."""
+    return tuple(sorted(path.parent.name for path in BUNDLED.glob("*/config.json")))
+
+
+def load_model(source: str | os.PathLike[str], architecture: str | os.PathLike[str] | None = None) -> LoadedModel:
+    """Read a model.
+
+    source: a hub id such as "asapp/sew-tiny-100k-ft-ls100h", a folder that transformers or `save_model` wrote, an original
+        .pt file of fairseq or SEW, or the name of a bundled model. What exists on disk wins.
+    architecture: for a fine-tuned .pt file, which often lacks it: a name in `PUBLISHED`, a .json or .yaml file of
+        ModelConfig fields, or the pre-training .pt file of the same model.
+
+    Raises CheckpointError, one line with file, problem and remedy.
+    """
+    name, path = os.fspath(source), Path(source).expanduser()
+    if path.is_file():
+        from sewkit.checkpoint import fairseq
+
+        return fairseq.load_original(path, architecture)
+    if architecture is not None:
+        raise CheckpointError(f"{name}: an architecture is given for original .pt files only; this is not such a file")
+    if path.is_dir():
+        return load_folder(path)
+    if name in bundled_models():
+        return load_folder(BUNDLED / name)
+    if hub.looks_like_id(name) and path.suffix not in (".pt", ".bin", ".safetensors"):
+        return load_folder(hub.download(name))
+    raise hub.unknown_name(name, bundled_models())
+
+
+def load_folder(folder: Path) -> LoadedModel:
+    """A folder with config.json, weights, and for CTC the tokenizer's files."""
+    config_file = folder / "config.json"
+    if not config_file.exists():
+        raise CheckpointError(f"{folder}: no config.json; a model's folder holds config.json and model.safetensors")
+    raw = tokenizer.read_json(config_file)
+    facts = _our_facts(raw, config_file)
+    weights_file, tensors = read_weights(folder)
+    if raw.get("model_type") == "sewkit":
+        config = huggingface.validated(facts.get("config", {}), config_file)
+        model = fill_model(config, tensors, weights_file)
+    else:
+        model = _from_transformers(folder, raw, facts, tensors, weights_file)
+    return _with_meaning(folder, raw, model)
+
+
+def _our_facts(raw: Mapping[str, Any], config_file: Path) -> dict[str, Any]:
+    """What we noted in config.json and transformers has no field for; {} in files of others."""
+    facts = raw.get("sewkit") or {}
+    version = facts.get("format_version", FORMAT_VERSION)
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{config_file}: format version {version}, this sewkit reads up to {FORMAT_VERSION}; upgrade sewkit"
+        )
+    return facts
+
+
+def _from_transformers(
+    folder: Path, raw: Mapping[str, Any], facts: Mapping[str, Any], tensors: dict[str, Tensor], weights_file: Path
+) -> SpeechModel:
+    config = huggingface.read_config(raw, set(tensors), folder / "config.json")
+    normalize = tokenizer.read_normalize(folder)
+    if normalize is None:
+        normalize = facts.get("normalize_input", True)  # True: the default of their feature extractor
+    config = config.replace(
+        normalize_input=normalize,
+        input_norm_eps=facts.get("input_norm_eps", 1e-7),
+        project_features=config.project_features,
+    )
+    named = huggingface.read_tensors(tensors, config.family, weights_file)
+    if facts.get("project_features") is False and _is_identity(named):
+        config = config.replace(project_features=False)
+        named = {key: value for key, value in named.items() if not key.startswith("projection.")}
+    return fill_model(config, named, weights_file, huggingface.KEYMAPS[config.family])
+
+
+def _is_identity(named: Mapping[str, Tensor]) -> bool:
+    """Whether the projection that we added for transformers is still as we wrote it, not trained since."""
+    weight, bias = named.get("projection.weight"), named.get("projection.bias")
+    if weight is None or bias is None:
+        return False
+    return torch.equal(weight.float(), torch.eye(len(weight))) and not bias.any()
+
+
+def _with_meaning(folder: Path, raw: Mapping[str, Any], model: SpeechModel) -> LoadedModel:
+    config: ModelConfig = model.config
+    if config.vocab_size is not None:
+        return LoadedModel(model, tokenizer.read_alphabet(folder, config.vocab_size, raw.get("pad_token_id", 0)))
+    return LoadedModel(model, labels=huggingface.read_labels(raw) if config.num_labels is not None else None)
+
+
+def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """All tensors of a folder and the file (or index) that led to them; safetensors before .bin, one file or shards."""
+    for stem, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_bin)):
+        if (folder / stem).exists():
+            return folder / stem, read(folder / stem)
+        index = folder / f"{stem}.index.json"
+        if index.exists():
+            tensors: dict[str, Tensor] = {}
+            for shard in _shards(index):
+                tensors.update(read(shard))
+            return index, tensors
+    raise CheckpointError(f"{folder}: no weights; expected model.safetensors or pytorch_model.bin, whole or in shards")
+
+
+def _shards(index: Path) -> list[Path]:
+    names = sorted(set((tokenizer.read_json(index).get("weight_map") or {}).values()))
+    shards = [index.parent / Path(name).name for name in names]  # never out of the folder
+    if missing := [shard.name for shard in shards if not shard.exists()]:
+        raise CheckpointError(f"{index}: shards missing: {', '.join(missing)}")
+    return shards
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or truncated ({error}); download it again") from error
+
+
+def _read_bin(path: Path) -> dict[str, Tensor]:
+    tensors = load_torch_file(path)
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(f"{path}: expected a dict of tensors by name, found something else")
+    return dict(tensors)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    architecture: str | os.PathLike[str] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> LoadedModel:
+    """Read a model of any kind and write it as a folder that transformers loads; gives back what was read.
+
+    Raises CheckpointError; then nothing has been written.
+    """
+    from sewkit.checkpoint.saving import save_model
+
+    loaded = load_model(source, architecture)
+    save_model(folder, loaded.model, loaded.alphabet, loaded.labels, dtype=dtype)
+    return replace(loaded)

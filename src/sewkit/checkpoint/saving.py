@@ -1,0 +1,114 @@
+"""Writing a model as a folder: config.json, model.safetensors, and the tokenizer's and preprocessor's files.
+
+transformers loads it with AutoModelForCTC, AutoModelForSequenceClassification or AutoModel. What transformers has no
+field for stands in config.json under "sewkit". A model that transformers has no class for is written with the model
+type "sewkit" and our own names: transformers then refuses it by name, instead of computing something else.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sewkit.checkpoint import huggingface, tokenizer
+from sewkit.checkpoint.errors import CheckpointError
+from sewkit.checkpoint.loading import FORMAT_VERSION
+from sewkit.config import ModelConfig
+from sewkit.model import SpeechModel
+from sewkit.text import Alphabet
+
+_OURS = ("config.json", "model.safetensors", *tokenizer.FILES)
+_OTHER_WEIGHTS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def save_model(
+    folder: str | os.PathLike[str],
+    model: SpeechModel,
+    alphabet: Alphabet | None = None,
+    labels: tuple[str, ...] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a model; `dtype` is what its weights are stored as, float32 by default.
+
+    Everything is written beside `folder` first and then moved, so `folder` never holds half a file. In a folder that
+    exists, a model of ours is replaced and other files are left alone.
+    Raises CheckpointError where alphabet or labels do not fit the head, or the folder cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    _check_meaning(model.config, alphabet, labels)
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: is a file; give the name of a folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    try:
+        _write(draft, model, alphabet, labels, dtype)
+        _move(draft, folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_meaning(config: ModelConfig, alphabet: Alphabet | None, labels: tuple[str, ...] | None) -> None:
+    if alphabet is not None and len(alphabet) != config.vocab_size:
+        raise CheckpointError(
+            f"an alphabet of {len(alphabet)} tokens for a head of {config.vocab_size or 'no'} letters"
+        )
+    if labels is not None and len(labels) != config.num_labels:
+        raise CheckpointError(f"{len(labels)} labels for a head of {config.num_labels or 'no'} classes")
+
+
+def _write(
+    draft: Path, model: SpeechModel, alphabet: Alphabet | None, labels: tuple[str, ...] | None, dtype: torch.dtype
+) -> None:
+    config = model.config
+    tensors: dict[str, Tensor] = {key: value.detach() for key, value in model.state_dict().items()}
+    raw = huggingface.write_config(config, alphabet, labels, dtype)
+    if huggingface.unknown_to_transformers(config) is None:
+        tensors = huggingface.write_tensors(tensors, config)
+        raw["sewkit"] = _facts(config)
+    else:
+        meaning = {key: raw[key] for key in ("pad_token_id", "id2label", "label2id") if key in raw}
+        facts = {"format_version": FORMAT_VERSION, "config": config.model_dump(mode="json")}
+        raw = {"model_type": "sewkit", **meaning, "sewkit": facts}
+    stored = {key: value.to("cpu", dtype).contiguous() for key, value in tensors.items()}
+    # Older versions of transformers refuse a file that does not say "pt".
+    save_file(stored, draft / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.write_json(draft / "config.json", raw)
+    tokenizer.write_preprocessor(draft, config)
+    if alphabet is not None:
+        tokenizer.write_alphabet(draft, alphabet)
+
+
+def _facts(config: ModelConfig) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "input_norm_eps": config.input_norm_eps,
+        "normalize_input": config.normalize_input,
+    }
+    if not config.project_features and config.family == "wav2vec2":
+        facts["project_features"] = False  # the identity in the file stands for nothing
+    return facts
+
+
+def _move(draft: Path, folder: Path) -> None:
+    if not folder.exists():
+        draft.chmod(0o755)  # mkdtemp makes private folders
+        draft.rename(folder)
+        return
+    written = {path.name for path in draft.iterdir()}
+    for name in sorted(written):
+        os.replace(draft / name, folder / name)
+    for name in {*_OURS, *_OTHER_WEIGHTS} - written:
+        (folder / name).unlink(missing_ok=True)  # of the model that was here before

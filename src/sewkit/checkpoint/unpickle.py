@@ -1,0 +1,48 @@
+"""Reading torch files without running what is in them.
+
+torch.load(weights_only=True) builds tensors and plain containers and refuses every other global. Files of fairseq name
+two more classes; both become an inert `Record` here, their code is never imported.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sewkit.checkpoint.errors import CheckpointError
+
+_RECORDS = (
+    "argparse.Namespace",  # options, before fairseq kept them in dicts
+    "fairseq.data.dictionary.Dictionary",  # the letters of a fine-tuned model
+)
+
+
+class Record:
+    """Attributes of an object whose class is not ours to run."""
+
+
+def load_torch_file(path: Path) -> Any:
+    """What torch.save wrote, tensors on the CPU; objects of the two known classes come as `Record`.
+
+    Tensors of a zip file are mapped, not read: originals are two thirds optimiser state, which then costs nothing.
+    Raises CheckpointError for a file that holds other code or is damaged.
+    """
+    # The device of a module-wide `with torch.device(...)` or a set default must not decide where files are read to.
+    records: list[Any] = [(Record, name) for name in _RECORDS]
+    try:
+        with torch.serialization.safe_globals(records):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    # A damaged or hostile pickle can fail anywhere in the unpickler, with any exception.
+    except Exception as error:
+        raise CheckpointError(f"{path}: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"refused: it wants to run {refused[1]}; a checkpoint holds tensors, numbers and text only"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"not a readable PyTorch file, truncated or of another kind ({reason[:160]}); download it again"

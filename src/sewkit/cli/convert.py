@@ -1,0 +1,35 @@
+"""`sewkit convert`: any checkpoint that can be read, to a folder that transformers loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sewkit.cli.options import Architecture, Json, print_json
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Hub id, folder, original .pt file, or the bundled model's name.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; a model in it is replaced.")],
+    architecture: Architecture = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Convert a checkpoint, such as an original fairseq .pt file, to a folder in transformers' layout.
+
+    Example:  sewkit convert sew_tiny_ft.pt sew-tiny --architecture sew-tiny
+    """
+    import torch
+
+    from sewkit import checkpoint
+
+    loaded = checkpoint.convert(source, folder, architecture, dtype=torch.float16 if half else torch.float32)
+    parameters = loaded.model.num_parameters()
+    if as_json:
+        print_json(
+            {"source": source, "folder": str(folder), "family": loaded.model.config.family, "parameters": parameters}
+        )
+    else:
+        typer.echo(f"wrote {folder}: {loaded.model.config.family}, {parameters / 1e6:.2f} M parameters")

@@ -1,0 +1,52 @@
+"""`sewkit VERB`. Verbs import what they need when they run, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from sewkit.cli.bench import bench
+from sewkit.cli.convert import convert
+from sewkit.cli.doctor import doctor
+from sewkit.cli.evaluate import evaluate
+from sewkit.cli.finetune import finetune
+from sewkit.cli.info import info
+from sewkit.cli.transcribe import transcribe
+from sewkit.errors import UserError
+from sewkit.version import __version__
+
+app = typer.Typer(
+    name="sewkit",
+    help="Efficient wav2vec 2.0 speech recognition: transcribe, convert, fine-tune and measure W2V2, SEW and SEW-D.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sewkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+for verb in (transcribe, info, convert, finetune, evaluate, bench, doctor):
+    app.command(verb.__name__)(verb)
+
+
+def main() -> None:
+    """Entry point. Errors that are the user's to mend become one line and exit status 1."""
+    try:
+        app()
+    except UserError as error:
+        print(f"sewkit: {error}", file=sys.stderr)
+        sys.exit(1)

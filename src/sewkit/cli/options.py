@@ -1,0 +1,30 @@
+"""Options that several verbs share, and output for machines."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+BUNDLED = "sew-words"
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Hub id, folder, original .pt file, or the bundled model's name.")
+]
+Architecture = Annotated[
+    str | None,
+    typer.Option(
+        help="For an original fine-tuned file that lacks its architecture: a published name or a file.",
+        metavar="NAME|FILE",
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU where there is one.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on one line of standard output."""
+    typer.echo(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,76 @@
+"""`sewkit transcribe`: recordings to text, subtitles or JSON."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sewkit.cli.options import BUNDLED, Architecture, Device, Dtype, Json, Model, Threads, print_json
+
+if TYPE_CHECKING:
+    from sewkit.audio import AudioError
+    from sewkit.transcript import Transcript
+
+
+def transcribe(
+    audio: Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or - for standard input.")],
+    model: Model = BUNDLED,
+    output_format: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output-format", "-f", help="txt, srt, vtt, tsv, json, ctm or all; may be given more than once."
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", "-o", help="Folder for the written files; default: this one.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    threads: Threads = None,
+    batch_seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of audio that share a batch.")] = 30.0,
+    architecture: Architecture = None,
+    as_json: Json = False,
+) -> None:
+    """Transcribe recordings of any length, format, rate and channel count.
+
+    Text goes to standard output; with --output-format or --output-dir files are written instead. A bad recording gets
+    one line on standard error, the others are still done, and the exit status is 1.
+
+    Example:  sewkit transcribe calls/ talk.mp3 --model asapp/sew-d-tiny-100k-ft-ls100h -f srt -o subtitles
+    """
+    from sewkit.cli.progress import seconds_of_audio
+    from sewkit.cli.sources import STDIN, find_audio, output_formats, total_seconds, unique_stems
+    from sewkit.recognizer import load
+    from sewkit.transcript import write_transcript
+
+    formats = output_formats(output_format or (["txt"] if output_dir else []))
+    problems: list[AudioError] = []
+
+    def report(error: AudioError) -> None:
+        problems.append(error)
+        print(f"sewkit: {error}", file=sys.stderr)
+
+    paths = find_audio(audio, on_error=report)
+    asr = load(model, device=device, dtype=dtype, threads=threads, architecture=architecture)
+    asr.batch_seconds = batch_seconds
+    stems = unique_stems(paths)
+
+    def deliver(transcript: Transcript) -> None:
+        if as_json:
+            print_json({"source": transcript.source, **transcript.to_dict()})
+        elif not formats:
+            typer.echo(transcript.text if len(paths) == 1 else f"{transcript.source}: {transcript.text}")
+        if formats:
+            stem = stems.get(transcript.source, "stdin")
+            for path in write_transcript(transcript, output_dir or Path(), formats, stem=stem):
+                print(f"wrote {path}", file=sys.stderr)
+
+    inputs = [sys.stdin.buffer if path == STDIN else path for path in paths]
+    with seconds_of_audio(total_seconds(paths)) as on_progress:
+        for transcript in asr.transcribe_batch(inputs, on_progress=on_progress, on_error=report):
+            deliver(transcript)
+    if problems:
+        raise typer.Exit(1)

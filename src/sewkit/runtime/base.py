@@ -1,0 +1,37 @@
+"""The contract of a runtime, and how work is cut into batches for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from sewkit.compute import Compute
+from sewkit.config import ModelConfig
+
+
+class Runtime(Protocol):
+    """Runs one model on padded batches. In float32 an item's result is what it gets alone, to 1e-4."""
+
+    config: ModelConfig
+
+    def logits(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
+        """Waveforms (num_samples,) float32 -> letter scores (num_frames, vocab) float32, one each, in one batch."""
+
+    def encode(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
+        """Waveforms (num_samples,) float32 -> encoder output (num_frames, hidden) float32, one each, in one batch."""
+
+
+def batches_by_size(sizes: Sequence[int], max_size: int) -> list[list[int]]:
+    """Indices grouped so that each batch, padded to its longest, stays within `max_size`; alike lengths go together.
+
+    An item larger than `max_size` makes a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
+        if batches and sizes[batches[-1][0]] * (len(batches[-1]) + 1) <= max_size:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

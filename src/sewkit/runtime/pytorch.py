@@ -1,0 +1,58 @@
+"""The PyTorch runtime: any device, the reference that other runtimes are tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sewkit.compute import Compute
+from sewkit.errors import UserError
+from sewkit.model import SpeechModel
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The device asked for, or the best there is. Raises UserError if it is not there."""
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"device {device!r} can't be used here ({reason}); leave it out to use the best there is"
+        ) from None
+    return torch.device(device)
+
+
+class TorchRuntime:
+    """Runs a `SpeechModel` in inference mode."""
+
+    def __init__(self, model: SpeechModel, device: torch.device, dtype: torch.dtype = torch.float32):
+        self.config = model.config
+        self.model = model.eval().to(device, dtype)
+        self.device = device
+        self.dtype = dtype
+
+    @torch.inference_mode()
+    def logits(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
+        """See `Runtime.logits`."""
+        return self._rows(*self.model(*self._batch(waveforms), compute))
+
+    @torch.inference_mode()
+    def encode(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
+        """See `Runtime.encode`."""
+        encoded = self.model.encode(*self._batch(waveforms), compute)
+        return self._rows(encoded.frames, encoded.lengths)
+
+    def _batch(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        lengths = torch.tensor([len(waveform) for waveform in waveforms], device=self.device)
+        rows = [torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)) for waveform in waveforms]
+        return pad_sequence(rows, batch_first=True).to(self.device, self.dtype), lengths
+
+    def _rows(self, output: Tensor, lengths: Tensor) -> list[np.ndarray]:
+        rows = output.float().cpu().numpy()
+        return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]

@@ -1,0 +1,1 @@
+"""Training: schedules, state, one flat loop, and fine-tuning."""

@@ -1,0 +1,150 @@
+"""A recipe: the YAML file that says what is trained on what. Unknown keys are errors.
+
+Paths of data are relative to `data_root`, which is relative to the working directory; lists that a recipe brings along
+(`dev`) are relative to the recipe's own folder.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sewkit.config import Masking, ModelConfig
+from sewkit.data.augment import Augmentation
+from sewkit.data.strings import Source, Strings
+from sewkit.train.schedule import Schedule
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names file and key."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DevSet(_Part):
+    """Utterances to measure during training; choices are made on them, never on test sets."""
+
+    name: str
+    manifest: Path
+    split: str = "dev"
+    root: Path | None = None
+    """Folder of the recordings below `data_root`, for lists that a recipe brings along."""
+
+
+class StageRecipe(_Part):
+    """One stage; its examples are random `strings` of words, or the `utterances` of the sources as they are."""
+
+    name: str
+    objective: Literal["log_mel", "flat_start", "ctc"]
+    schedule: Schedule
+    strings: tuple[Strings, ...] = ()
+    """Phases of a curriculum."""
+    utterances: int = 0
+    """Updates on whole utterances, instead of strings."""
+    batch_seconds: float = 100.0
+    """Padded seconds of a batch of utterances."""
+    augmentation: Augmentation = Augmentation()
+    masking: Masking | None = None
+    """Time and channel masks; None for none."""
+    freeze_updates: int = 0
+    """First updates in which only the head moves."""
+    train_extractor: bool = True
+    """False as in the published fine-tuning: the convolutions stay as they are."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_example(self) -> "StageRecipe":
+        if bool(self.strings) == bool(self.utterances):
+            raise ValueError("give either strings (a list of phases) or utterances (a number of updates)")
+        if self.objective == "log_mel" and not self.train_extractor:
+            raise ValueError("log_mel trains the extractor: train_extractor must be true")
+        if self.objective == "flat_start" and not self.strings:
+            raise ValueError("flat_start needs strings: only there it is known where each word lies")
+        return self
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the stage."""
+        return self.utterances or sum(phase.updates for phase in self.strings)
+
+
+class Recipe(_Part):
+    """Everything a fine-tuning run depends on."""
+
+    folder: Path = Path()
+    """Where the recipe lies; filled in by `load_recipe`."""
+    seed: int = 0
+    data_root: Path = Path("data")
+    model: ModelConfig | None = None
+    """A new model with random weights, or"""
+    init: Path | None = None
+    """the folder of one to start from; a CTC head is put on if it has none."""
+    train: tuple[Source, ...] = Field(min_length=1)
+    noise: Path | None = None
+    """Manifest of noises and impulse responses."""
+    dev: tuple[DevSet, ...] = ()
+    stages: tuple[StageRecipe, ...] = Field(min_length=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products in bfloat16, about half the time on processors that have it; weights and losses stay fp32."""
+    threads: int | None = None
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    average_decay: float = Field(0.0, ge=0, lt=1)
+    """Of the exponential moving average of the weights, which is then measured and saved; 0 for none."""
+    log_every: int = Field(50, ge=1)
+    validate_every: int = Field(500, ge=1)
+    checkpoint_seconds: float = 120.0
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "Recipe":
+        if (self.model is None) == (self.init is None):
+            raise ValueError("give either model (a new one) or init (a folder to start from)")
+        return self
+
+
+def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe; `overrides` are like `data_root=/data` or `stages.1.schedule.learning_rate=1e-3`."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: expected keys and values")
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe(**{"folder": path.parent, **values})
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_in_one_line(error)}") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one value by its dotted path."""
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override}: expected KEY=VALUE")
+    place: Any = values
+    *parents, last = (int(key) if key.isdigit() else key for key in name.split("."))
+    try:
+        for key in parents:
+            place = place.setdefault(key, {}) if isinstance(place, dict) else place[key]
+        place[last] = _number_or_yaml(text)
+    except (IndexError, TypeError, AttributeError) as error:
+        raise RecipeError(f"--set {override}: the recipe has no {name}") from error
+
+
+def _number_or_yaml(text: str) -> Any:
+    """YAML, but 1e-3 is a number (YAML 1.1 wants 1.0e-3)."""
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def _in_one_line(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}" for item in error.errors())
