@@ -260,13 +260,13 @@ def _container(head: bytes) -> str | None:
         return "mov"
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return "matroska"
-    sync, layer = head[:1] == b"\xff" and head[1:2] >= b"\xe0", head[1:2] and head[1] >> 1 & 3
-    if sync and layer == 0:
+    if head[:2] < b"\xff\xe0":
+        return None
+    # An MPEG frame: of aac if its layer is 0, else of mp3.
+    if head[1] & 6 == 0:
         return "aac"
-    # libsndfile takes the length of an mp3 without a length header from its first frames, and stops there.
-    if sync and not _announces_length(head) and importlib.util.find_spec("av"):
-        return "mp3"
-    return None
+    # libsndfile estimates the length of an mp3 without a length header from its first frames, and stops there.
+    return None if _announces_length(head) or not importlib.util.find_spec("av") else "mp3"
 
 
 def _announces_length(first_mp3_frame: bytes) -> bool:
@@ -290,7 +290,7 @@ def _decode_soundfile(file: BinaryIO, name: str) -> Decoded:
                 num_frames += len(block)
                 yield rate, block
         except soundfile.LibsndfileError as error:
-            raise _ends_early(name, sound.tell() / rate, announced) from error
+            raise _ends_early(name, max(num_frames, sound.tell()) / rate, announced) from error
         if announced is not None and num_frames / rate < announced - SOUNDFILE_SLACK:
             raise _ends_early(name, num_frames / rate, announced)
         if sound.format == "MP3":

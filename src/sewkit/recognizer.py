@@ -126,7 +126,7 @@ class Recognizer:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json, model.safetensors, tokenizer and preprocessor files, as transformers loads them."""
-        save_model(folder, self.loaded.model, self.loaded.alphabet, self.loaded.labels)
+        save_model(folder, self.loaded)
 
     def _alphabet(self) -> None:
         if self.loaded.alphabet is None:

@@ -333,6 +333,19 @@ _PLAIN_ENCODER_ROWS: Rows = (
     ("encoder.layers.{i}.feed_forward.down.{p}", "encoder.layers.{i}.feed_forward.output_dense.{p}"),
     ("encoder.layers.{i}.feed_forward_norm.{p}", "encoder.layers.{i}.final_layer_norm.{p}"),
 )
+DISENTANGLED_ENCODER_ROWS: Rows = (
+    ("encoder.positions.embedding", "encoder.encoder.rel_embeddings.weight"),
+    ("encoder.positions.norm.{p}", "encoder.encoder.LayerNorm.{p}"),
+    ("encoder.layers.{i}.attention.query.{p}", "encoder.encoder.layer.{i}.attention.self.query_proj.{p}"),
+    ("encoder.layers.{i}.attention.key.{p}", "encoder.encoder.layer.{i}.attention.self.key_proj.{p}"),
+    ("encoder.layers.{i}.attention.value.{p}", "encoder.encoder.layer.{i}.attention.self.value_proj.{p}"),
+    ("encoder.layers.{i}.attention.output.{p}", "encoder.encoder.layer.{i}.attention.output.dense.{p}"),
+    ("encoder.layers.{i}.attention_norm.{p}", "encoder.encoder.layer.{i}.attention.output.LayerNorm.{p}"),
+    ("encoder.layers.{i}.feed_forward.up.{p}", "encoder.encoder.layer.{i}.intermediate.dense.{p}"),
+    ("encoder.layers.{i}.feed_forward.down.{p}", "encoder.encoder.layer.{i}.output.dense.{p}"),
+    ("encoder.layers.{i}.feed_forward_norm.{p}", "encoder.encoder.layer.{i}.output.LayerNorm.{p}"),
+)
+"""Of SEW-D; transformers kept the names of the original."""
 _SQUEEZED_ROWS: Rows = (
     ("feature_norm.{p}", "layer_norm.{p}"),
     ("projection.{p}", "feature_projection.{p}"),
@@ -351,20 +364,7 @@ _ROWS: dict[Family, Rows] = {
         (None, "project_hid.{p}"),
     ),
     "sew": (*_SHARED_ROWS, *_SQUEEZED_ROWS, *_PLAIN_ENCODER_ROWS),
-    "sew-d": (
-        *_SHARED_ROWS,
-        *_SQUEEZED_ROWS,
-        ("encoder.positions.embedding", "encoder.encoder.rel_embeddings.weight"),
-        ("encoder.positions.norm.{p}", "encoder.encoder.LayerNorm.{p}"),
-        ("encoder.layers.{i}.attention.query.{p}", "encoder.encoder.layer.{i}.attention.self.query_proj.{p}"),
-        ("encoder.layers.{i}.attention.key.{p}", "encoder.encoder.layer.{i}.attention.self.key_proj.{p}"),
-        ("encoder.layers.{i}.attention.value.{p}", "encoder.encoder.layer.{i}.attention.self.value_proj.{p}"),
-        ("encoder.layers.{i}.attention.output.{p}", "encoder.encoder.layer.{i}.attention.output.dense.{p}"),
-        ("encoder.layers.{i}.attention_norm.{p}", "encoder.encoder.layer.{i}.attention.output.LayerNorm.{p}"),
-        ("encoder.layers.{i}.feed_forward.up.{p}", "encoder.encoder.layer.{i}.intermediate.dense.{p}"),
-        ("encoder.layers.{i}.feed_forward.down.{p}", "encoder.encoder.layer.{i}.output.dense.{p}"),
-        ("encoder.layers.{i}.feed_forward_norm.{p}", "encoder.encoder.layer.{i}.output.LayerNorm.{p}"),
-    ),
+    "sew-d": (*_SHARED_ROWS, *_SQUEEZED_ROWS, *DISENTANGLED_ENCODER_ROWS),
 }
 KEYMAPS: dict[Family, KeyMap] = {family: KeyMap((*_HEAD_ROWS, *rows)) for family, rows in _ROWS.items()}
 """Names without the encoder's prefix."""

@@ -102,8 +102,8 @@ def fill_model(
         seeded = torch.Generator().manual_seed(0)
         tensors = {**tensors, _OPTIONAL: torch.rand(expected[_OPTIONAL], generator=seeded)}
     _check(expected, tensors, source, keymap)
-    # .contiguous(): a view into a larger storage would keep all of it alive.
-    weights = {key: tensors[key].detach().to(torch.float32).contiguous() for key in expected}
+    # Copies: what was read may be mapped from a file, which must be free to be replaced while the model lives.
+    weights = {key: tensors[key].detach().to(torch.float32, copy=True).contiguous() for key in expected}
     model.load_state_dict(weights, assign=True)
     return model.eval()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -173,14 +173,17 @@ def convert(
     folder: str | os.PathLike[str],
     architecture: str | os.PathLike[str] | None = None,
     *,
-    dtype: torch.dtype = torch.float32,
+    half: bool = False,
 ) -> LoadedModel:
-    """Read a model of any kind and write it as a folder that transformers loads; gives back what was read.
+    """Read a model of any kind and write it to a new folder that transformers loads; gives back what was read.
 
-    Raises CheckpointError; then nothing has been written.
+    half: store the weights in half precision. Raises CheckpointError; then nothing has been written.
     """
     from sewkit.checkpoint.saving import save_model
 
+    target = Path(folder).expanduser()
+    if target.is_dir() and any(target.iterdir()):
+        raise CheckpointError(f"{target}: exists and is not empty; give the name of a new folder")
     loaded = load_model(source, architecture)
-    save_model(folder, loaded.model, loaded.alphabet, loaded.labels, dtype=dtype)
-    return replace(loaded)
+    save_model(target, loaded, dtype=torch.float16 if half else torch.float32)
+    return loaded

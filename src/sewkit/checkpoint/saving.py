@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sewkit.checkpoint import huggingface, tokenizer
 from sewkit.checkpoint.errors import CheckpointError
-from sewkit.checkpoint.loading import FORMAT_VERSION
+from sewkit.checkpoint.loading import FORMAT_VERSION, LoadedModel
 from sewkit.config import ModelConfig
 from sewkit.model import SpeechModel
 from sewkit.text import Alphabet
@@ -30,25 +30,28 @@ _OTHER_WEIGHTS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_
 
 def save_model(
     folder: str | os.PathLike[str],
-    model: SpeechModel,
+    model: SpeechModel | LoadedModel,
     alphabet: Alphabet | None = None,
     labels: tuple[str, ...] | None = None,
     *,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a model; `dtype` is what its weights are stored as, float32 by default.
+    """Write a model; `dtype` is what its weights are stored as. A `LoadedModel` brings its own alphabet and labels.
 
     Everything is written beside `folder` first and then moved, so `folder` never holds half a file. In a folder that
     exists, a model of ours is replaced and other files are left alone.
     Raises CheckpointError where alphabet or labels do not fit the head, or the folder cannot be written.
     """
+    if isinstance(model, LoadedModel):
+        model, alphabet, labels = model.model, model.alphabet, model.labels
     folder = Path(folder).expanduser()
     _check_meaning(model.config, alphabet, labels)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: is a file; give the name of a folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+        draft.mkdir()
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
     try:
@@ -104,7 +107,6 @@ def _facts(config: ModelConfig) -> dict[str, Any]:
 
 def _move(draft: Path, folder: Path) -> None:
     if not folder.exists():
-        draft.chmod(0o755)  # mkdtemp makes private folders
         draft.rename(folder)
         return
     written = {path.name for path in draft.iterdir()}

@@ -7,6 +7,7 @@ two more classes; both become an inert `Record` here, their code is never import
 from __future__ import annotations
 
 import re
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ _RECORDS = (
 )
 
 
+_ONE_AT_A_TIME = threading.Lock()
+"""torch keeps the classes it accepts for the whole process: one thread's end must not take them from another."""
+
+
 class Record:
     """Attributes of an object whose class is not ours to run."""
 
@@ -31,10 +36,9 @@ def load_torch_file(path: Path) -> Any:
     Tensors of a zip file are mapped, not read: originals are two thirds optimiser state, which then costs nothing.
     Raises CheckpointError for a file that holds other code or is damaged.
     """
-    # The device of a module-wide `with torch.device(...)` or a set default must not decide where files are read to.
     records: list[Any] = [(Record, name) for name in _RECORDS]
     try:
-        with torch.serialization.safe_globals(records):
+        with _ONE_AT_A_TIME, torch.serialization.safe_globals(records):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     # A damaged or hostile pickle can fail anywhere in the unpickler, with any exception.
     except Exception as error:

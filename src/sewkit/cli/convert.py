@@ -12,7 +12,7 @@ from sewkit.cli.options import Architecture, Json, print_json
 
 def convert(
     source: Annotated[str, typer.Argument(help="Hub id, folder, original .pt file, or the bundled model's name.")],
-    folder: Annotated[Path, typer.Argument(help="Folder to write; a model in it is replaced.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     architecture: Architecture = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     as_json: Json = False,
@@ -21,11 +21,9 @@ def convert(
 
     Example:  sewkit convert sew_tiny_ft.pt sew-tiny --architecture sew-tiny
     """
-    import torch
-
     from sewkit import checkpoint
 
-    loaded = checkpoint.convert(source, folder, architecture, dtype=torch.float16 if half else torch.float32)
+    loaded = checkpoint.convert(source, folder, architecture, half=half)
     parameters = loaded.model.num_parameters()
     if as_json:
         print_json(
