@@ -114,6 +114,7 @@ _ACCEPTED: dict[str, tuple[Any, ...]] = {
     "feat_extract_activation": _GELU,
     "add_adapter": (False, None),
     "adapter_attn_dim": (None,),
+    "tie_last_hidden_states": (True, None),
     # SEW-D runs DeBERTa in one of its many modes.
     "relative_attention": (True,),
     "share_att_key": (True,),
@@ -273,6 +274,9 @@ def write_config(
         raw[theirs] = value
     if config.family == "sew-d":
         raw.update(_SEW_D_CONSTANTS)
+    if config.norm_first and config.weighted_layer_sum:
+        # The last of the mixed states has passed the final norm: so in SUPERB's models and transformers 4; 5 wants the flag.
+        raw["tie_last_hidden_states"] = True
     if config.vocab_size is not None:
         raw["vocab_size"] = config.vocab_size
         raw["pad_token_id"] = alphabet.blank if alphabet is not None else 0

@@ -28,6 +28,7 @@ from sewkit.objectives.flat_start import flat_start_loss
 from sewkit.objectives.logmel import NUM_BANDS, log_mel_loss
 from sewkit.objectives.masking import draw_masks
 from sewkit.text import Alphabet
+from sewkit.train import distributed
 from sewkit.train.loop import Settings, Stage, train
 from sewkit.train.recipe import Recipe, StageRecipe, load_recipe
 from sewkit.train.state import TrainState
@@ -39,6 +40,7 @@ VALIDATION_SECONDS = 60.0
 
 def run(recipe: Recipe, output: Path, resume: bool = False, stop_after: int | None = None) -> TrainState:
     """Train, write `log.jsonl` and `state.pt` into `output`, and the finished model into `output/model`."""
+    distributed.start()
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -49,6 +51,7 @@ def run(recipe: Recipe, output: Path, resume: bool = False, stop_after: int | No
         betas=recipe.betas,
         weight_decay=recipe.weight_decay,
         clip_norm=recipe.clip_norm,
+        micro_batches=recipe.micro_batches,
         average_decay=recipe.average_decay,
         log_every=recipe.log_every,
         validate_every=recipe.validate_every,
@@ -56,7 +59,7 @@ def run(recipe: Recipe, output: Path, resume: bool = False, stop_after: int | No
         stop_after=stop_after,
     )
     state = train(model, build_stages(recipe, model, alphabet), settings, resume)
-    if state.stage == len(recipe.stages):
+    if state.stage == len(recipe.stages) and distributed.is_first():
         save_final(model, alphabet, state, output / "model")
     return state
 

@@ -1,7 +1,10 @@
 """The training loop, in the order of events: draw, forward, backward, clip, step, average, log, validate, save.
 
-Nothing here knows the objective: a `Stage` hands in batches and a loss. Batches, masks and dropout are functions of (seed,
-stage, update), so a run killed at any moment resumes from its last checkpoint to the weights it would have reached.
+Nothing here knows the objective: a `Stage` hands in batches and a loss. An update is the mean of `micro_batches`
+gradients, shared out among the processes of `torchrun` if there are several: two processes of one thread each are much
+faster on two cores than one process of two threads. Batches, masks and dropout are functions of (seed, stage, micro-batch), so
+the result does not depend on the number of processes but for rounding, and a run killed at any moment resumes from its last
+checkpoint to the weights it would have reached.
 """
 
 import json
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sewkit.data.batch import Batch
+from sewkit.train import distributed
 from sewkit.train.progress import Progress
 from sewkit.train.schedule import Schedule
 from sewkit.train.state import TrainState, load_state, save_state
@@ -34,9 +38,9 @@ class Stage:
     num_updates: int
     schedule: Schedule
     batches: Callable[[int], Batch]
-    """update -> Batch."""
+    """Number of the micro-batch -> Batch."""
     loss: Callable[[Batch, int], tuple[Tensor, dict[str, float]]]
-    """(batch, update) -> (loss, metrics); draws its masks from the update."""
+    """(batch, number of the micro-batch) -> (loss, metrics); draws its masks from the number."""
     trainable: Callable[[int], list[nn.Parameter]]
     """The parameters that move at an update; the list for update `num_updates - 1` must hold all others."""
     extra: nn.Module | None = None
@@ -53,6 +57,7 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    micro_batches: int = 1
     average_decay: float = 0.0
     log_every: int = 50
     validate_every: int = 500
@@ -106,18 +111,18 @@ def run_stage(
     if settings.stop_after is not None:
         last = min(last, first + settings.stop_after)
     model.train()
-    for update, batch in prefetch(stage.batches, first, last):
-        torch.manual_seed(_seed_of(settings.seed, number, update))
+    for update, batches in prefetch(stage.batches, first, last, settings.micro_batches):
         moving = stage.trainable(update)
         learning_rate = _set_learning_rate(optimizer, stage.schedule.at(update, stage.num_updates))
-        loss, metrics = stage.loss(batch, update)
+        optimizer.zero_grad(set_to_none=True)
+        metrics = _backward(stage, batches, number, settings)
+        gradients = _gradients(moving, model, stage)
+        metrics["loss"] = distributed.sum_gradients(gradients, metrics["loss"])
         if math.isfinite(metrics["loss"]):
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = _clip(moving, model, stage, settings.clip_norm)
+            metrics["grad_norm"] = float(nn.utils.clip_grad_norm_(gradients, settings.clip_norm))
             optimizer.step()
             _average(state, model, settings.average_decay)
-            meters.add({**metrics, "grad_norm": norm})
+            meters.add(metrics)
             skips = 0
         else:
             skips = _skip(state, skips, stage, update)
@@ -125,7 +130,7 @@ def run_stage(
         progress.advance(metrics["loss"])
         if (update + 1) % settings.log_every == 0:
             _log(settings, progress, stage, update + 1, {"learning_rate": learning_rate, **meters.take()})
-        if stage.validate and ((update + 1) % settings.validate_every == 0 or update + 1 == stage.num_updates):
+        if stage.validate and distributed.is_first() and ((update + 1) % settings.validate_every == 0 or update + 1 == stage.num_updates):
             _log(settings, progress, stage, update + 1, validate(model, state, stage.validate))
         if time.monotonic() - saved > settings.checkpoint_seconds:
             _save(model, optimizer, stage, state, settings)
@@ -138,18 +143,39 @@ def run_stage(
     return False
 
 
-def prefetch(batches: Callable[[int], Batch], first: int, last: int) -> Iterator[tuple[int, Batch]]:
-    """(update, batch) for first <= update < last, the next ones made by a thread meanwhile."""
+def prefetch(
+    batches: Callable[[int], Batch], first: int, last: int, micro_batches: int
+) -> Iterator[tuple[int, list[tuple[int, Batch]]]]:
+    """(update, this process's [(number, batch)]) for first <= update < last, the next ones made by a thread meanwhile."""
+    rank, world = distributed.rank_and_world()
+
+    def draw(update: int) -> list[tuple[int, Batch]]:
+        numbers = range(update * micro_batches + rank, (update + 1) * micro_batches, world)
+        return [(number, batches(number)) for number in numbers]
+
     with ThreadPoolExecutor(1) as executor:
-        waiting: deque[tuple[int, Future[Batch]]] = deque()
+        waiting: deque[tuple[int, Future[list[tuple[int, Batch]]]]] = deque()
         for update in range(first, last):
-            waiting.append((update, executor.submit(batches, update)))
+            waiting.append((update, executor.submit(draw, update)))
             if len(waiting) > PREFETCH:
                 ready, future = waiting.popleft()
                 yield ready, future.result()
         while waiting:
             ready, future = waiting.popleft()
             yield ready, future.result()
+
+
+def _backward(stage: Stage, batches: list[tuple[int, Batch]], number: int, settings: Settings) -> dict[str, float]:
+    """Add this process's share of the gradient; the metrics are that share too."""
+    means: dict[str, float] = {"loss": 0.0}
+    for index, batch in batches:
+        torch.manual_seed(_seed_of(settings.seed, number, index))
+        loss, metrics = stage.loss(batch, index)
+        (loss / settings.micro_batches).backward()
+        for name, value in metrics.items():
+            share = settings.micro_batches if name == "loss" else len(batches)
+            means[name] = means.get(name, 0.0) + value / share
+    return means
 
 
 def validate(model: nn.Module, state: TrainState, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -210,14 +236,17 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -
     return learning_rate
 
 
-def _clip(moving: list[nn.Parameter], model: nn.Module, stage: Stage, clip_norm: float) -> float:
-    """Clip what moves; drop the gradients of what does not."""
+def _gradients(moving: list[nn.Parameter], model: nn.Module, stage: Stage) -> list[nn.Parameter]:
+    """What moves, each with a gradient (zeros if it had no part); the gradients of the rest are dropped."""
     wanted = {id(parameter) for parameter in moving}
     for parameter in model.parameters():
         if id(parameter) not in wanted:
             parameter.grad = None
     heads = [] if stage.extra is None else list(stage.extra.parameters())
-    return float(nn.utils.clip_grad_norm_([*moving, *heads], clip_norm))
+    for parameter in (*moving, *heads):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [*moving, *heads]
 
 
 def _skip(state: TrainState, skips: int, stage: Stage, update: int) -> int:
@@ -243,6 +272,8 @@ def _average(state: TrainState, model: nn.Module, decay: float) -> None:
 
 
 def _log(settings: Settings, progress: Progress, stage: Stage, update: int, values: dict[str, Any]) -> None:
+    if not distributed.is_first():
+        return
     rounded = {name: float(f"{value:.5g}") for name, value in values.items()}
     line = {"stage": stage.name, "update": update, **rounded}
     with (settings.output / "log.jsonl").open("a", encoding="utf-8") as file:
@@ -253,6 +284,8 @@ def _log(settings: Settings, progress: Progress, stage: Stage, update: int, valu
 def _save(
     model: nn.Module, optimizer: torch.optim.Optimizer | None, stage: Stage, state: TrainState, settings: Settings
 ) -> None:
+    if not distributed.is_first():
+        return
     state.model = model.state_dict()
     if optimizer is not None:
         state.optimizer = optimizer.state_dict()

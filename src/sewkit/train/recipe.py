@@ -92,6 +92,8 @@ class Recipe(_Part):
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    micro_batches: int = Field(1, ge=1)
+    """Batches whose mean gradient is one update; torchrun's processes share them."""
     average_decay: float = Field(0.0, ge=0, lt=1)
     """Of the exponential moving average of the weights, which is then measured and saved; 0 for none."""
     log_every: int = Field(50, ge=1)

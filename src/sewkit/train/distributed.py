@@ -1,0 +1,40 @@
+"""Several processes on one update: sums of gradients over the processes that `torchrun` started, if it did."""
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch
+from torch import distributed, nn
+
+
+def start() -> None:
+    """Join the other processes where torchrun's variables are set; do nothing otherwise."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        distributed.init_process_group("gloo", timeout=timedelta(minutes=30))
+
+
+def rank_and_world() -> tuple[int, int]:
+    """(number of this process, how many there are)."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def is_first() -> bool:
+    """Whether this process writes the files."""
+    return rank_and_world()[0] == 0
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter], loss: float) -> float:
+    """Sum gradients in place over the processes, as one message; returns the sum of the losses."""
+    if rank_and_world()[1] == 1:
+        return loss
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    message = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor([loss])])
+    distributed.all_reduce(message)
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(message[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
+    return float(message[-1])

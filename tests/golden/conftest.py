@@ -1,0 +1,55 @@
+"""Toy models that the original implementations ran, unpacked once a session; see README.md here."""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+class GoldenCase:
+    """One toy model: its original files, its waveforms, and what the original computed from them."""
+
+    def __init__(self, name: str, folder: Path):
+        self.name = name
+        self.folder = folder
+
+    def file(self, name: str) -> Path:
+        """An original file, byte for byte."""
+        path = self.folder / self.name / name
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(lzma.decompress((DATA / self.name / f"{name}.xz").read_bytes()))
+        return path
+
+    @cached_property
+    def expected(self) -> dict[str, np.ndarray]:
+        with np.load(DATA / self.name / "expected.npz") as arrays:
+            return dict(arrays)
+
+    @property
+    def waveforms(self) -> list[np.ndarray]:
+        return [self.expected[f"wav{i}"] for i in range(sum(key.startswith("wav") for key in self.expected))]
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("golden")
+
+
+@pytest.fixture(params=sorted(path.name for path in DATA.iterdir() if path.is_dir()))
+def case(request: pytest.FixtureRequest, unpacked: Path) -> GoldenCase:
+    """Every case in turn."""
+    return GoldenCase(request.param, unpacked)
+
+
+@pytest.fixture
+def golden_case(unpacked: Path) -> Callable[[str], GoldenCase]:
+    """A case by name."""
+    return lambda name: GoldenCase(name, unpacked)
