@@ -23,7 +23,7 @@ PARAMETERS = {
     "sew-d-base": 175_068_191,
     "sew-d-base-plus": 176_979_103,
 }
-"""Of the encoders without heads, mask vector included. Rounded to 0.01 M they are those of the papers and the hub's files
+"""Of the encoders without heads, mask vector included. Rounded to 0.01 M they are those of the papers and hub files
 (40.71, 89.62, 174.67, 24.12, 40.97, 78.80, 80.37, 175.07, 176.98 and 94.37 M)."""
 
 
@@ -73,6 +73,14 @@ def test_a_configuration_survives_json(name: str) -> None:
         ("sew", {"num_labels": 2}, "one head"),
         ("sew", {"squeeze_factor": 0}, "greater than or equal to 1"),
         ("sew", {"conv_layers": ()}, "at least 1"),
+        ("sew", {"conv_layers": ((8, 10, 0),)}, "greater than or equal to 1"),
+        ("sew", {"num_layers": 10**9}, "less than or equal to 1000"),
+        ("sew", {"vocab_size": 10**30}, "less than or equal to 65536"),
+        (
+            "sew-d",
+            {"position_buckets": 256, "max_positions": 129},
+            "max_positions 129 leaves no log buckets beyond 128",
+        ),
         ("sew", {"family": "hubert"}, "Input should be 'wav2vec2', 'sew' or 'sew-d'"),
         ("sew", {"layers": 12}, "Extra inputs are not permitted"),
     ],

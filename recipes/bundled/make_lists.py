@@ -1,7 +1,7 @@
 """Write the evaluation lists of the bundled model: strings joined from isolated recordings of unseen speakers.
 
 Every recording of a set is used exactly once. Whole clips are joined, NOT trimmed, with 0 to 0.5 s of digital silence
-between them; a string has 3 to 12 words. A string of `fsdd-digits` has one speaker (the set has one a split), a string of
+between them; a string has 3 to 12 words. A string of `fsdd-digits` has one speaker (the set has one a split), one of
 `speech-commands-excerpt` mixes speakers. Paths are relative to the folder of the set, which the reader must have.
 
     python recipes/bundled/make_lists.py --data-root data --output recipes/bundled
@@ -35,7 +35,9 @@ def cut(num_clips: int, generator: np.random.Generator) -> list[int]:
 def join(clips: list[Utterance], root: Path, generator: np.random.Generator) -> dict:
     """One row from the clips of a string, in order."""
     pauses = [0.0, *generator.uniform(*PAUSE_SECONDS, size=len(clips) - 1).round(3).tolist()]
-    parts = [(clip.parts[0].audio.relative_to(root).as_posix(), pause) for clip, pause in zip(clips, pauses, strict=True)]
+    parts = [
+        (clip.parts[0].audio.relative_to(root).as_posix(), pause) for clip, pause in zip(clips, pauses, strict=True)
+    ]
     return joined_row(
         parts,
         text=" ".join(clip.text for clip in clips),

@@ -19,9 +19,9 @@ import soxr
 
 SAMPLE_RATE = 16_000
 
-DIGITS = "zero one two three four five six seven eight nine".split()
-COMMANDS = "yes no up down left right on off stop go forward backward follow".split()
-OTHER_WORDS = "bed bird cat dog happy house learn marvin sheila tree visual wow".split()
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+COMMANDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", "forward", "backward", "follow"]
+OTHER_WORDS = ["bed", "bird", "cat", "dog", "happy", "house", "learn", "marvin", "sheila", "tree", "visual", "wow"]
 
 ACCENTS = ["en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc"]
 VARIANTS = [

@@ -7,12 +7,14 @@ its family's base. A config is saved with the weights and alone rebuilds the mod
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Family = Literal["wav2vec2", "sew", "sew-d"]
-ConvLayer = tuple[int, int, int]
+Size = Annotated[int, Field(ge=1, le=2**16)]
+"""A width, kernel, stride or count; bounded, so that a damaged file is refused before it asks for memory."""
+ConvLayer = tuple[Size, Size, Size]
 """(output channels, kernel in frames, stride in frames) of one convolution of the feature extractor."""
 
 
@@ -63,7 +65,7 @@ class ModelConfig(_Frozen):
     """Everything needed to build a model; sizes in channels, kernels in frames."""
 
     family: Family
-    conv_layers: tuple[ConvLayer, ...] = Field(min_length=1)
+    conv_layers: tuple[ConvLayer, ...] = Field(min_length=1, max_length=100)
     conv_bias: bool = False
     extractor_norm: Literal["group", "layer"] = Field(
         "group",
@@ -75,20 +77,20 @@ class ModelConfig(_Frozen):
     project_features: bool = Field(
         False, description="a linear layer before the encoder; if not given, where sizes differ"
     )
-    hidden_size: int = Field(ge=1)
-    num_layers: int = Field(ge=0)
-    num_heads: int = Field(ge=1)
-    ffn_size: int = Field(ge=1)
+    hidden_size: Size
+    num_layers: int = Field(ge=0, le=1000)
+    num_heads: Size
+    ffn_size: Size
     norm_first: bool = Field(False, description="pre-norm layers; do_stable_layer_norm in transformers")
     layer_norm_eps: float = Field(1e-5, gt=0)
-    pos_conv_kernel: int = Field(128, ge=1)
-    pos_conv_groups: int = Field(16, ge=1)
-    squeeze_factor: int = Field(1, ge=1, description="SEW section 4.3; wav2vec 2.0 does not squeeze")
-    position_buckets: int = Field(256, ge=2, description="SEW-D: log buckets a side, the table has twice as many rows")
-    max_positions: int = Field(512, ge=4, description="SEW-D: distance at which the buckets saturate")
-    vocab_size: int | None = Field(None, ge=1, description="outputs of the CTC head; None for none")
-    num_labels: int | None = Field(None, ge=1, description="outputs of the classification head; None for none")
-    classifier_size: int = Field(256, ge=1, description="width of the classification head's projector")
+    pos_conv_kernel: Size = 128
+    pos_conv_groups: Size = 16
+    squeeze_factor: Size = Field(1, description="SEW section 4.3; wav2vec 2.0 does not squeeze")
+    position_buckets: Size = Field(256, ge=2, description="SEW-D: log buckets a side, the table has twice as many rows")
+    max_positions: Size = Field(512, ge=4, description="SEW-D: distance at which the buckets saturate")
+    vocab_size: Size | None = Field(None, description="outputs of the CTC head; None for none")
+    num_labels: Size | None = Field(None, description="outputs of the classification head; None for none")
+    classifier_size: Size = Field(256, description="width of the classification head's projector")
     weighted_layer_sum: bool = Field(False, description="classify from a learned mix of all layers")
     dropout: Dropout = Dropout()
     masking: Masking = Masking()
@@ -117,6 +119,10 @@ class ModelConfig(_Frozen):
             raise ValueError("wav2vec 2.0 does not squeeze: squeeze_factor must be 1, or the family 'sew'")
         if self.family == "sew-d" and self.norm_first:
             raise ValueError("SEW-D has post-norm layers only: norm_first must be false")
+        if self.family == "sew-d" and self.max_positions - 1 <= self.position_buckets // 2:
+            raise ValueError(
+                f"max_positions {self.max_positions} leaves no log buckets beyond {self.position_buckets // 2}"
+            )
         if self.vocab_size is not None and self.num_labels is not None:
             raise ValueError("a model has one head: give vocab_size (CTC) or num_labels (classification), not both")
         return self

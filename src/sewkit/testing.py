@@ -21,9 +21,7 @@ _TOY_W2V2 = ModelConfig(
     pos_conv_groups=4,
     vocab_size=32,
 )
-_TOY_SEW = _TOY_W2V2.replace(
-    family="sew", conv_layers=compact_conv_layers(4), pos_conv_kernel=15, squeeze_factor=2
-)
+_TOY_SEW = _TOY_W2V2.replace(family="sew", conv_layers=compact_conv_layers(4), pos_conv_kernel=15, squeeze_factor=2)
 
 TOYS: dict[str, ModelConfig] = {
     "w2v2": _TOY_W2V2,
@@ -36,7 +34,9 @@ TOYS: dict[str, ModelConfig] = {
     "sew-s4": _TOY_SEW.replace(squeeze_factor=4, extractor_norm="layer", conv_bias=True, normalize_input=True),
     # Eight buckets and sixteen positions: a clip of two seconds reaches the logarithmic ones and both ends.
     "sew-d": _TOY_SEW.replace(family="sew-d", layer_norm_eps=1e-7, position_buckets=8, max_positions=16),
-    "sew-d-s3": _TOY_SEW.replace(family="sew-d", layer_norm_eps=1e-7, squeeze_factor=3, conv_layers=compact_conv_layers(2)),
+    "sew-d-s3": _TOY_SEW.replace(
+        family="sew-d", layer_norm_eps=1e-7, squeeze_factor=3, conv_layers=compact_conv_layers(2)
+    ),
 }
 """Small configurations with a CTC head of 32 letters, each with what its name says; milliseconds a forward."""
 
@@ -52,7 +52,7 @@ def toy_model(config: ModelConfig | str = "sew", seed: int = 0) -> SpeechModel:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            is_gain = "norm" in name and name.endswith("weight") or name.endswith("weight_g")
+            is_gain = ("norm" in name and name.endswith("weight")) or name.endswith("weight_g")
             if is_gain:
                 parameter.copy_(1 + 0.2 * noise)
             elif parameter.dim() == 1:

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sewkit.checkpoint import CheckpointError, load_model
+from sewkit.checkpoint import load_model
 from sewkit.model import SpeechModel
 from sewkit.testing import padded_batch
 
 TOLERANCE = 1e-4
+WITHOUT_ARCHITECTURE = ("sewd_s2_k127_b16", "w2v2_prenorm")
+"""Cases whose fine-tuned file does not state its architecture, as is usual."""
 
 
 def assert_close(found: Tensor, expected: np.ndarray) -> None:
@@ -21,11 +23,8 @@ def assert_close(found: Tensor, expected: np.ndarray) -> None:
 
 def fine_tuned(case) -> SpeechModel:
     """The CTC model; its architecture comes from the pre-training file where it does not state it."""
-    try:
-        return load_model(case.file("finetuned.pt")).model
-    except CheckpointError as error:
-        assert "--architecture" in str(error)
-        return load_model(case.file("finetuned.pt"), case.file("checkpoint.pt")).model
+    architecture = case.file("checkpoint.pt") if case.name in WITHOUT_ARCHITECTURE else None
+    return load_model(case.file("finetuned.pt"), architecture).model
 
 
 def test_features_and_encoder_outputs_of_every_case(case) -> None:
@@ -101,7 +100,7 @@ def test_a_padded_batch_gives_what_the_original_gives_without_padding(case) -> N
 
 
 def test_the_original_depends_on_padding_where_the_note_says_so(case) -> None:
-    """LayerNorm extractors with plain attention agree; everything else moves by 2 and more."""
+    """LayerNorm extractors with plain attention agree; everything else moves by 2 and more, up to 13."""
     batch = case.expected["batch_logits"]
     moved = [
         float(np.abs(batch[number, : len(alone)] - alone).max())

@@ -60,7 +60,9 @@ def test_lengths_are_the_shapes_of_a_clip_alone(name: str) -> None:
     for samples in (5_003, 9_871, 16_000):
         with torch.inference_mode():
             encoded = model.encode(torch.zeros(1, samples), torch.tensor([samples]))
-        assert encoded.frames.shape[1] == encoded.lengths.item() == lengths.num_frames(samples, model.config.conv_layers)
+        assert (
+            encoded.frames.shape[1] == encoded.lengths.item() == lengths.num_frames(samples, model.config.conv_layers)
+        )
         assert all(state.shape[1] == encoded.state_lengths.item() for state in encoded.states)
 
 

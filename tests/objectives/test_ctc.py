@@ -47,7 +47,11 @@ def test_impossible_rows_count_nothing_and_are_reported():
     assert metrics["infeasible"] == 1
     logits, _ = model(torch.zeros(2, 4000), None)
     possible = torch.nn.functional.ctc_loss(
-        logits[:1].log_softmax(-1).transpose(0, 1), labels_of("NO")[0], torch.tensor([6]), torch.tensor([2]), reduction="sum"
+        logits[:1].log_softmax(-1).transpose(0, 1),
+        labels_of("NO")[0],
+        torch.tensor([6]),
+        torch.tensor([2]),
+        reduction="sum",
     )
     num_letters = 7  # of both rows
     assert both.item() * num_letters == pytest.approx(possible.item(), rel=1e-5)

@@ -22,7 +22,9 @@ def test_filters_cover_all_frequencies_between_their_first_and_last_peak():
 
 
 def test_a_tone_is_loudest_in_bands_that_rise_with_its_frequency():
-    loudest = [int(log_mel(torch.from_numpy(tone(hertz))[None]).mean(dim=1).argmax()) for hertz in (200, 800, 3000, 7000)]
+    loudest = [
+        int(log_mel(torch.from_numpy(tone(hertz))[None]).mean(dim=1).argmax()) for hertz in (200, 800, 3000, 7000)
+    ]
     assert loudest == sorted(set(loudest))
 
 

@@ -6,7 +6,7 @@ import torch
 from sewkit.config import Masking
 from sewkit.objectives.masking import draw_masks, span_masks
 
-# (length, prob, span, minimum) -> (mean masked fraction, its standard error over 4,000 to 10,000 seeds, mean span length)
+# (length, prob, span, minimum) -> (mean masked fraction, its standard error over thousands of seeds, mean span length)
 ORIGINAL = [
     (50, 0.65, 10, 2, 0.508358, 0.00096669, 13.751),
     (100, 0.65, 10, 2, 0.497223, 0.00069292, 14.293),

@@ -7,7 +7,6 @@ No network. Padded batches are not compared: there transformers lets padding in,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +29,9 @@ CLASSES = {"wav2vec2": "Wav2Vec2", "sew": "SEW", "sew-d": "SEWD"}
 
 
 @pytest.fixture(autouse=True)
-def quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    yield
 
 
 def clips() -> list[np.ndarray]:
@@ -197,7 +195,9 @@ def test_what_transformers_writes_is_read_and_gives_its_output(
 
 
 def test_the_heads_of_pre_training_are_known_and_dropped(tmp_path: Path) -> None:
-    their_model = transformers.Wav2Vec2ForPreTraining(their_config("w2v2", codevector_dim=8, proj_codevector_dim=8)).eval()
+    their_model = transformers.Wav2Vec2ForPreTraining(
+        their_config("w2v2", codevector_dim=8, proj_codevector_dim=8)
+    ).eval()
     their_model.save_pretrained(tmp_path)
     model = load_model(tmp_path).model
     assert model.head is None

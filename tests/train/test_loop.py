@@ -9,7 +9,7 @@ from torch import nn
 
 from sewkit.data.batch import make_batch
 from sewkit.text import Alphabet
-from sewkit.train.loop import MAX_CONSECUTIVE_SKIPS, Settings, Stage, train
+from sewkit.train.loop import MAX_CONSECUTIVE_SKIPS, DivergedError, Settings, Stage, train
 from sewkit.train.schedule import Schedule
 from sewkit.train.state import TrainState, load_state, save_state
 
@@ -64,7 +64,10 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, killed_after):
     second = Toy()
     nn.init.zeros_(second.body.weight)  # resuming must not depend on the start
     resumed = train(
-        second, [toy_stage(second), toy_stage(second)], Settings(output=tmp_path / "killed", average_decay=0.9), resume=True
+        second,
+        [toy_stage(second), toy_stage(second)],
+        Settings(output=tmp_path / "killed", average_decay=0.9),
+        resume=True,
     )
     assert torch.equal(weights(whole), weights(second))
     assert all(torch.equal(value, resumed.average[name]) for name, value in state.average.items())
@@ -131,7 +134,7 @@ def test_a_loss_that_stays_infinite_stops_the_run_with_advice(tmp_path):
     def loss(batch, update):
         return model(batch.waveforms).sum() * float("inf"), {"loss": float("inf")}
 
-    with pytest.raises(FloatingPointError, match=f"{MAX_CONSECUTIVE_SKIPS} times in a row; lower the learning rate"):
+    with pytest.raises(DivergedError, match=f"{MAX_CONSECUTIVE_SKIPS} times in a row; lower the learning rate"):
         train(model, [toy_stage(model, 100, loss=loss)], Settings(output=tmp_path))
 
 

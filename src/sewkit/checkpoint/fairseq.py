@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
 from sewkit.checkpoint import huggingface
-from sewkit.checkpoint.errors import CheckpointError
+from sewkit.checkpoint.errors import CheckpointError, blaming, one_line
 from sewkit.checkpoint.hub import near_names
 from sewkit.checkpoint.keymap import KeyMap, Rows, fill_model
 from sewkit.checkpoint.loading import LoadedModel
@@ -36,13 +35,12 @@ HEAD_PREFIX = "w2v_encoder.proj."
 def load_original(path: Path, architecture: str | os.PathLike[str] | None = None) -> LoadedModel:
     """Read a pre-trained or fine-tuned original file; see `load_model` for `architecture`."""
     original = read_original(path)
-    if architecture is None:
-        config = original.config()
-    else:
-        config = original.with_training_settings(read_architecture(architecture))
+    with blaming(path):
+        given = read_architecture(architecture) if architecture is not None else None
+        config = original.config() if given is None else original.with_training_settings(given)
     original.refuse_contradictions(config, architecture)
-    family_map = KEYMAPS[config.family]
-    model = fill_model(config, family_map.read(original.tensors, path), path, family_map)
+    names = keymap(config)
+    model = fill_model(config, names.read(original.tensors, path), path, names)
     return LoadedModel(model, original.alphabet() if config.vocab_size is not None else None)
 
 
@@ -75,9 +73,9 @@ class Original:
             changes |= {"vocab_size": None, "num_labels": None}
         return config.replace(**changes)
 
-    def refuse_contradictions(self, config: ModelConfig, architecture: object) -> None:
+    def refuse_contradictions(self, config: ModelConfig, architecture: str | os.PathLike[str] | None) -> None:
         """Raise CheckpointError if the tensors say otherwise than `config`."""
-        whose = f"the architecture {os.fspath(architecture)}" if architecture is not None else "its configuration"  # type: ignore[call-overload]
+        whose = f"the architecture {os.fspath(architecture)}" if architecture is not None else "its configuration"
         stated = {field: getattr(config, field) for field in ModelConfig.model_fields} | {
             "conv_widths_and_kernels": tuple((width, kernel) for width, kernel, _ in config.conv_layers)
         }
@@ -112,18 +110,23 @@ def read_original(path: Path) -> Original:
     """Open a file of either layout. Raises CheckpointError if it is none."""
     content = load_torch_file(path)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise CheckpointError(f"{path}: not an original checkpoint: expected a dict with 'model' and 'cfg' or 'args'")
+        raise CheckpointError(
+            f"{path}: not an original checkpoint: no 'model' in it; for a folder of transformers give the folder"
+        )
     tensors = _without_prefix(content["model"], path)
-    options = _options(content, path)
-    _refuse_other_tasks(options["model"], path)
-    letters = (content.get("task_state") or {}).get("target_dictionary")
+    with blaming(path):
+        options = _options(content, path)
+        _refuse_other_tasks(options["model"], path)
+        letters = (content.get("task_state") or {}).get("target_dictionary")
     return Original(path, tensors, options, letters if isinstance(letters, Record) else None)
 
 
 def _refuse_other_tasks(options: Mapping[str, Any], path: Path) -> None:
     name = _name(options)
     if not name.startswith(("wav2vec_ctc", *_FAMILIES)):
-        raise CheckpointError(f"{path}: holds a model of type {name!r}; sewkit reads {', '.join(_FAMILIES)} and wav2vec_ctc")
+        raise CheckpointError(
+            f"{path}: holds a model of type {name!r}; sewkit reads {', '.join(_FAMILIES)} and wav2vec_ctc"
+        )
 
 
 def _name(options: Mapping[str, Any]) -> str:
@@ -226,7 +229,9 @@ def read_config(options: Mapping[str, Any], path: Path) -> ModelConfig:
     family = _family(options, path)
     for key, accepted in _ACCEPTED.items():
         if options.get(key, accepted[0]) not in accepted:
-            raise CheckpointError(f"{path}: {key} is {options[key]!r}, which is not supported; expected {accepted[0]!r}")
+            raise CheckpointError(
+                f"{path}: {key} is {options[key]!r}, which is not supported; expected {accepted[0]!r}"
+            )
     mode = options.get("extractor_mode", "default")
     fields: dict[str, Any] = {
         "family": family,
@@ -276,7 +281,7 @@ def parse_layers(expression: str, path: Path) -> list[tuple[int, ...]]:
         layers = _value(ast.parse(expression.strip(), mode="eval").body)
         if isinstance(layers, list) and all(isinstance(layer, tuple) and len(layer) == 3 for layer in layers):
             return layers
-    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+    except (AttributeError, SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
         pass
     raise CheckpointError(
         f"{path}: conv_feature_layers is {str(expression)[:80]!r}; expected a list of (width, kernel, stride)"
@@ -320,7 +325,7 @@ def read_architecture(architecture: str | os.PathLike[str]) -> ModelConfig:
         try:
             return _read_fields(yaml.safe_load(path.read_text(encoding="utf-8")), path)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise CheckpointError(f"{path}: cannot be read as YAML: {error}") from error
+            raise CheckpointError(f"{path}: cannot be read as YAML: {one_line(error)}") from error
     return read_original(path).config()
 
 
@@ -336,7 +341,7 @@ def _read_fields(fields: Any, path: Path) -> ModelConfig:
 
 
 def infer(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    """Fields of ModelConfig that can be read off the shapes; "conv_widths_and_kernels" for the layers without strides."""
+    """Fields of ModelConfig that shapes tell; "conv_widths_and_kernels" are its conv_layers without strides."""
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     try:
         return _infer(shapes)
@@ -381,7 +386,8 @@ def _count(shapes: Mapping[str, Any], name: Any) -> int:
 def _fits(config: ModelConfig, known: Mapping[str, Any]) -> bool:
     layers = tuple((width, kernel) for width, kernel, _ in config.conv_layers)
     return all(
-        value == (layers if field == "conv_widths_and_kernels" else getattr(config, field)) for field, value in known.items()
+        value == (layers if field == "conv_widths_and_kernels" else getattr(config, field))
+        for field, value in known.items()
     )
 
 
@@ -397,11 +403,13 @@ def read_dictionary(dictionary: Record, num_outputs: int, path: Path) -> Alphabe
     if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
         raise CheckpointError(f"{path}: its dictionary holds no list of symbols")
     if len(symbols) != num_outputs:
-        raise CheckpointError(f"{path}: {len(symbols)} letters in its dictionary, but {num_outputs} outputs of its head")
+        raise CheckpointError(
+            f"{path}: {len(symbols)} letters in its dictionary, but {num_outputs} outputs of its head"
+        )
     swapped = {"<s>": "<pad>", "<pad>": "<s>"}
     tokens = tuple(swapped.get(symbol, symbol) if index < 2 else symbol for index, symbol in enumerate(symbols))
     # Dictionaries are padded to a round size with such words.
-    special = {index for index, token in enumerate(tokens) if index and index < 4 or token.startswith("madeupword")}
+    special = {index for index, token in enumerate(tokens) if 0 < index < 4 or token.startswith("madeupword")}
     return Alphabet(tokens, blank=0, delimiter="|" if "|" in tokens else None, special=frozenset(special))
 
 
@@ -415,10 +423,7 @@ _MLP_HEADS: Rows = tuple(
 )
 _SHARED_ROWS: Rows = (
     ("mask_embedding", "mask_emb"),
-    # One norm in the extractor: GroupNorm after the first convolution; or LayerNorm, between two transposes, after each.
     ("features.blocks.{i}.conv.{p}", "feature_extractor.conv_layers.{i}.0.{p}"),
-    ("features.blocks.0.norm.{p}", "feature_extractor.conv_layers.0.2.{p}"),
-    ("features.blocks.{i}.norm.{p}", "feature_extractor.conv_layers.{i}.2.1.{p}"),
     ("feature_norm.{p}", "layer_norm.{p}"),
     ("projection.{p}", "post_extract_proj.{p}"),
     ("squeeze.position.bias", "encoder.pos_conv.0.bias"),
@@ -429,6 +434,10 @@ _SHARED_ROWS: Rows = (
     (None, "quantizer.vars"),
     (None, "quantizer.weight_proj.{p}"),
 )
+_NORM_ROWS: dict[str, Rows] = {
+    "group": (("features.blocks.0.norm.{p}", "feature_extractor.conv_layers.0.2.{p}"),),
+    "layer": (("features.blocks.{i}.norm.{p}", "feature_extractor.conv_layers.{i}.2.1.{p}"),),  # between two transposes
+}
 _PLAIN_ENCODER_ROWS: Rows = (
     ("encoder.norm.{p}", "encoder.layer_norm.{p}"),
     ("encoder.layers.{i}.attention.query.{p}", "encoder.layers.{i}.self_attn.q_proj.{p}"),
@@ -442,12 +451,13 @@ _PLAIN_ENCODER_ROWS: Rows = (
 )
 _UPSAMPLE_ROWS: Rows = (("upsample.linear.{p}", "encoder.upsample.0.{p}"),)
 
-KEYMAPS: dict[Family, KeyMap] = {
-    "wav2vec2": KeyMap((*_SHARED_ROWS, *_PLAIN_ENCODER_ROWS, *_PLAIN_HEADS)),
-    "sew": KeyMap((*_SHARED_ROWS, *_PLAIN_ENCODER_ROWS, *_UPSAMPLE_ROWS, *_PLAIN_HEADS, *_MLP_HEADS)),
-    # From here on SEW-D has the names that transformers kept.
-    "sew-d": KeyMap(
-        (*_SHARED_ROWS, *_UPSAMPLE_ROWS, *_PLAIN_HEADS, *_MLP_HEADS, *huggingface.DISENTANGLED_ENCODER_ROWS)
-    ),
+_FAMILY_ROWS: dict[Family, Rows] = {
+    "wav2vec2": (*_PLAIN_ENCODER_ROWS, *_PLAIN_HEADS),
+    "sew": (*_PLAIN_ENCODER_ROWS, *_UPSAMPLE_ROWS, *_PLAIN_HEADS, *_MLP_HEADS),
+    "sew-d": (*huggingface.DISENTANGLED_ENCODER_ROWS, *_UPSAMPLE_ROWS, *_PLAIN_HEADS, *_MLP_HEADS),
 }
-"""Names without the prefix of fine-tuned models; their head is `proj`."""
+
+
+def keymap(config: ModelConfig) -> KeyMap:
+    """Names without the prefix of fine-tuned models; their head is `proj`."""
+    return KeyMap((*_SHARED_ROWS, *_NORM_ROWS[config.extractor_norm], *_FAMILY_ROWS[config.family]))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from sewkit.checkpoint import tokenizer
-from sewkit.checkpoint.errors import CheckpointError
-from sewkit.config import PUBLISHED
+from sewkit.checkpoint.errors import CheckpointError, one_line
 
 KNOWN_IDS = (
     "asapp/sew-tiny-100k",
@@ -44,29 +44,34 @@ def looks_like_id(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith((".", "~"))
 
 
-def download(model_id: str) -> Path:
+def download(model_id: str, accept: Callable[[Path], None]) -> Path:
     """The folder of a hub model in the local cache, downloaded if need be.
 
+    `accept` sees the folder before the weights are fetched, and may raise CheckpointError.
     Raises CheckpointError, on one line, for an unknown id and for a hub that cannot be reached.
     """
     import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        folder = Path(huggingface_hub.snapshot_download(model_id, allow_patterns=_SMALL_FILES + _SAFETENSORS))
+        folder = Path(huggingface_hub.snapshot_download(model_id, allow_patterns=_SMALL_FILES))
+        accept(folder)
+        revision = folder.name  # the model may be updated between the calls
+        huggingface_hub.snapshot_download(model_id, revision=revision, allow_patterns=_SAFETENSORS)
         if not list(folder.glob("*.safetensors")):
-            # The same revision: the model may be updated between the two calls.
-            huggingface_hub.snapshot_download(model_id, revision=folder.name, allow_patterns=_TORCH)
+            huggingface_hub.snapshot_download(model_id, revision=revision, allow_patterns=_TORCH)
+    except CheckpointError:
+        raise
     except GatedRepoError as error:
         raise CheckpointError(
             f"{model_id}: its owner asks for consent first; accept on the hub, log in, try again"
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise unknown_name(model_id) from error
-    except (HfHubHTTPError, OSError) as error:  # OSError: no network, offline mode, nothing in the cache, a full disk
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    # Whatever else the client meets, also the errors of its transport, which changes with its versions.
+    except Exception as error:
         raise CheckpointError(
-            f"{model_id}: the hub cannot be reached and the model is not in the cache ({reason}); "
+            f"{model_id}: the hub cannot be reached and the model is not in the cache ({one_line(error)}); "
             "copy the model's folder here and give its path, or use the bundled model, which needs no network"
         ) from error
     return folder
@@ -103,8 +108,3 @@ def _local_folders() -> tuple[str, ...]:
         return tuple(sorted(str(path.parent) for path in Path().glob("*/config.json")))
     except OSError:
         return ()
-
-
-def published_names() -> tuple[str, ...]:
-    """Names of architectures, for `--architecture`."""
-    return tuple(PUBLISHED)

@@ -126,6 +126,7 @@ _ACCEPTED: dict[str, tuple[Any, ...]] = {
 """Options that change what a model computes, with the values that we compute; a config without the key is fine."""
 
 _CLASS_NAMES: dict[Family, str] = {"wav2vec2": "Wav2Vec2", "sew": "SEW", "sew-d": "SEWD"}
+_MOST_LABELS = 2**16
 _CTC, _CLASSIFICATION = "ForCTC", "ForSequenceClassification"
 _BARE = ("Model", "ForPreTraining")
 
@@ -230,6 +231,8 @@ def read_labels(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the classes by id, as id2label says; LABEL_0 and so on where it does not."""
     named = {int(index): str(label) for index, label in (raw.get("id2label") or {}).items()}
     count = max(named, default=-1) + 1 or int(raw.get("num_labels") or 2)
+    if count > _MOST_LABELS:
+        raise ValueError(f"{count} labels")
     return tuple(named.get(index, f"LABEL_{index}") for index in range(count))
 
 
@@ -275,7 +278,7 @@ def write_config(
     if config.family == "sew-d":
         raw.update(_SEW_D_CONSTANTS)
     if config.norm_first and config.weighted_layer_sum:
-        # The last of the mixed states has passed the final norm: so in SUPERB's models and transformers 4; 5 wants the flag.
+        # The last of the mixed states has passed the final norm: so in transformers 4; 5 does it with this flag.
         raw["tie_last_hidden_states"] = True
     if config.vocab_size is not None:
         raw["vocab_size"] = config.vocab_size

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sewkit.checkpoint import hub, huggingface, tokenizer
-from sewkit.checkpoint.errors import CheckpointError
+from sewkit.checkpoint.errors import CheckpointError, blaming
 from sewkit.checkpoint.keymap import fill_model
 from sewkit.checkpoint.unpickle import load_torch_file
 from sewkit.config import ModelConfig
@@ -48,14 +48,16 @@ def bundled_models() -> tuple[str, ...]:
 def load_model(source: str | os.PathLike[str], architecture: str | os.PathLike[str] | None = None) -> LoadedModel:
     """Read a model.
 
-    source: a hub id such as "asapp/sew-tiny-100k-ft-ls100h", a folder that transformers or `save_model` wrote, an original
-        .pt file of fairseq or SEW, or the name of a bundled model. What exists on disk wins.
+    source: a hub id such as "asapp/sew-tiny-100k-ft-ls100h", a folder that transformers or `save_model` wrote, an
+        original .pt file of fairseq or SEW, or the name of a bundled model. What exists on disk wins.
     architecture: for a fine-tuned .pt file, which often lacks it: a name in `PUBLISHED`, a .json or .yaml file of
         ModelConfig fields, or the pre-training .pt file of the same model.
 
     Raises CheckpointError, one line with file, problem and remedy.
     """
     name, path = os.fspath(source), Path(source).expanduser()
+    if path.is_file() and path.suffix in (".json", ".safetensors"):
+        raise CheckpointError(f"{name}: one file of a model's folder; give the folder, {path.parent}")
     if path.is_file():
         from sewkit.checkpoint import fairseq
 
@@ -67,8 +69,16 @@ def load_model(source: str | os.PathLike[str], architecture: str | os.PathLike[s
     if name in bundled_models():
         return load_folder(BUNDLED / name)
     if hub.looks_like_id(name) and path.suffix not in (".pt", ".bin", ".safetensors"):
-        return load_folder(hub.download(name))
+        return load_folder(hub.download(name, _refuse_early))
     raise hub.unknown_name(name, bundled_models())
+
+
+def _refuse_early(folder: Path) -> None:
+    """Before gigabytes are downloaded: raise CheckpointError if config.json says that the model is not supported."""
+    config_file = folder / "config.json"
+    if config_file.exists() and (raw := tokenizer.read_json(config_file)).get("model_type") != "sewkit":
+        with blaming(config_file):
+            huggingface.read_config(raw, set(), config_file)
 
 
 def load_folder(folder: Path) -> LoadedModel:
@@ -90,7 +100,8 @@ def load_folder(folder: Path) -> LoadedModel:
 def _our_facts(raw: Mapping[str, Any], config_file: Path) -> dict[str, Any]:
     """What we noted in config.json and transformers has no field for; {} in files of others."""
     facts = raw.get("sewkit") or {}
-    version = facts.get("format_version", FORMAT_VERSION)
+    with blaming(config_file):
+        version = int(facts.get("format_version", FORMAT_VERSION))
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{config_file}: format version {version}, this sewkit reads up to {FORMAT_VERSION}; upgrade sewkit"
@@ -101,15 +112,16 @@ def _our_facts(raw: Mapping[str, Any], config_file: Path) -> dict[str, Any]:
 def _from_transformers(
     folder: Path, raw: Mapping[str, Any], facts: Mapping[str, Any], tensors: dict[str, Tensor], weights_file: Path
 ) -> SpeechModel:
-    config = huggingface.read_config(raw, set(tensors), folder / "config.json")
-    normalize = tokenizer.read_normalize(folder)
-    if normalize is None:
-        normalize = facts.get("normalize_input", True)  # True: the default of their feature extractor
-    config = config.replace(
-        normalize_input=normalize,
-        input_norm_eps=facts.get("input_norm_eps", 1e-7),
-        project_features=config.project_features,
-    )
+    with blaming(folder / "config.json"):
+        config = huggingface.read_config(raw, set(tensors), folder / "config.json")
+        normalize = tokenizer.read_normalize(folder)
+        if normalize is None:
+            normalize = facts.get("normalize_input", True)  # True: the default of their feature extractor
+        config = config.replace(
+            normalize_input=normalize,
+            input_norm_eps=facts.get("input_norm_eps", 1e-7),
+            project_features=config.project_features,
+        )
     named = huggingface.read_tensors(tensors, config.family, weights_file)
     if facts.get("project_features") is False and _is_identity(named):
         config = config.replace(project_features=False)
@@ -127,9 +139,10 @@ def _is_identity(named: Mapping[str, Tensor]) -> bool:
 
 def _with_meaning(folder: Path, raw: Mapping[str, Any], model: SpeechModel) -> LoadedModel:
     config: ModelConfig = model.config
-    if config.vocab_size is not None:
-        return LoadedModel(model, tokenizer.read_alphabet(folder, config.vocab_size, raw.get("pad_token_id", 0)))
-    return LoadedModel(model, labels=huggingface.read_labels(raw) if config.num_labels is not None else None)
+    with blaming(folder):
+        if config.vocab_size is not None:
+            return LoadedModel(model, tokenizer.read_alphabet(folder, config.vocab_size, raw.get("pad_token_id", 0)))
+        return LoadedModel(model, labels=huggingface.read_labels(raw) if config.num_labels is not None else None)
 
 
 def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -42,10 +43,9 @@ def save_model(
     exists, a model of ours is replaced and other files are left alone.
     Raises CheckpointError where alphabet or labels do not fit the head, or the folder cannot be written.
     """
-    if isinstance(model, LoadedModel):
-        model, alphabet, labels = model.model, model.alphabet, model.labels
+    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, alphabet, labels)
     folder = Path(folder).expanduser()
-    _check_meaning(model.config, alphabet, labels)
+    _check_meaning(loaded)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: is a file; give the name of a folder")
     try:
@@ -55,15 +55,16 @@ def save_model(
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
     try:
-        _write(draft, model, alphabet, labels, dtype)
+        _write(draft, loaded, dtype)
         _move(draft, folder)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:  # a full disk comes as either
+        raise CheckpointError(f"{folder}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _check_meaning(config: ModelConfig, alphabet: Alphabet | None, labels: tuple[str, ...] | None) -> None:
+def _check_meaning(loaded: LoadedModel) -> None:
+    config, alphabet, labels = loaded.model.config, loaded.alphabet, loaded.labels
     if alphabet is not None and len(alphabet) != config.vocab_size:
         raise CheckpointError(
             f"an alphabet of {len(alphabet)} tokens for a head of {config.vocab_size or 'no'} letters"
@@ -72,26 +73,26 @@ def _check_meaning(config: ModelConfig, alphabet: Alphabet | None, labels: tuple
         raise CheckpointError(f"{len(labels)} labels for a head of {config.num_labels or 'no'} classes")
 
 
-def _write(
-    draft: Path, model: SpeechModel, alphabet: Alphabet | None, labels: tuple[str, ...] | None, dtype: torch.dtype
-) -> None:
-    config = model.config
-    tensors: dict[str, Tensor] = {key: value.detach() for key, value in model.state_dict().items()}
-    raw = huggingface.write_config(config, alphabet, labels, dtype)
+def _write(draft: Path, loaded: LoadedModel, dtype: torch.dtype) -> None:
+    config = loaded.model.config
+    tensors: dict[str, Tensor] = {key: value.detach() for key, value in loaded.model.state_dict().items()}
+    raw = huggingface.write_config(config, loaded.alphabet, loaded.labels, dtype)
     if huggingface.unknown_to_transformers(config) is None:
         tensors = huggingface.write_tensors(tensors, config)
         raw["sewkit"] = _facts(config)
     else:
-        meaning = {key: raw[key] for key in ("pad_token_id", "id2label", "label2id") if key in raw}
+        meaning: dict[str, Any] = {key: raw[key] for key in ("pad_token_id", "id2label", "label2id") if key in raw}
         facts = {"format_version": FORMAT_VERSION, "config": config.model_dump(mode="json")}
         raw = {"model_type": "sewkit", **meaning, "sewkit": facts}
     stored = {key: value.to("cpu", dtype).contiguous() for key, value in tensors.items()}
     # Older versions of transformers refuse a file that does not say "pt".
     save_file(stored, draft / "model.safetensors", metadata={"format": "pt"})
     tokenizer.write_json(draft / "config.json", raw)
+    # save_file makes files that only their owner may read.
+    shutil.copymode(draft / "config.json", draft / "model.safetensors")
     tokenizer.write_preprocessor(draft, config)
-    if alphabet is not None:
-        tokenizer.write_alphabet(draft, alphabet)
+    if loaded.alphabet is not None:
+        tokenizer.write_alphabet(draft, loaded.alphabet)
 
 
 def _facts(config: ModelConfig) -> dict[str, Any]:

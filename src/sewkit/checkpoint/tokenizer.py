@@ -103,10 +103,10 @@ def _tokens_by_id(folder: Path, settings: Mapping[str, Any]) -> dict[int, str]:
     vocabulary = read_json(folder / "vocab.json")
     if any(isinstance(index, dict) for index in vocabulary.values()):
         raise CheckpointError(
-            f"{folder / 'vocab.json'}: one vocabulary for each language (MMS) is not supported: such models need adapters"
+            f"{folder / 'vocab.json'}: one vocabulary a language (MMS) is not supported: such models need adapters"
         )
     tokens: dict[int, str] = {}
-    added = {token: index for token, index in _optional_json(folder, "added_tokens.json").items()}
+    added = _optional_json(folder, "added_tokens.json")
     described = {_content(token): index for index, token in (settings.get("added_tokens_decoder") or {}).items()}
     for source in (vocabulary, added, described):  # where they disagree vocab.json is right, as in transformers
         for token, index in source.items():
@@ -151,7 +151,7 @@ def _lower(tokens: list[str], silent: set[int]) -> list[str]:
 
 
 def write_alphabet(folder: Path, alphabet: Alphabet) -> None:
-    """vocab.json, tokenizer_config.json, special_tokens_map.json. Raises CheckpointError where two ids share a token."""
+    """vocab.json, tokenizer_config.json, special_tokens_map.json. Raises CheckpointError if two ids share a token."""
     vocabulary: dict[str, int] = {}
     for index, token in enumerate(alphabet.tokens):
         if token in vocabulary:

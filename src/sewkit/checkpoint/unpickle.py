@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sewkit.checkpoint.errors import CheckpointError
+from sewkit.checkpoint.errors import CheckpointError, one_line
 
 _RECORDS = (
     "argparse.Namespace",  # options, before fairseq kept them in dicts
@@ -48,5 +48,4 @@ def load_torch_file(path: Path) -> Any:
 def _explain(error: Exception) -> str:
     if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"refused: it wants to run {refused[1]}; a checkpoint holds tensors, numbers and text only"
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"not a readable PyTorch file, truncated or of another kind ({reason[:160]}); download it again"
+    return f"not a readable PyTorch file, truncated or of another kind ({one_line(error)}); download it again"

@@ -2,7 +2,7 @@
 
 A row may also be JOINED from several recordings, so that an evaluation list is a small text file without audio:
 
-    {"parts": [{"audio": "audio/a.flac", "pause": 0.0}, {"audio": "audio/b.flac", "pause": 0.31}], "text": "ONE TWO", ...}
+    {"parts": [{"audio": "audio/a.flac", "pause": 0.0}, {"audio": "audio/b.flac", "pause": 0.3}], "text": "NO ON", ...}
 
 `pause` is digital silence before the part, in seconds. Paths are relative to `root`, by default the manifest's folder.
 """

@@ -1,7 +1,8 @@
-"""Random strings of words joined from isolated recordings: batches as a function of (seed, update).
+"""Random strings of words joined from isolated recordings: batches as a function of (seed, number).
 
-A string draws its words from weighted sources (real digits, real commands, synthesized voices, ...), from one of them or
-from all, sometimes from one speaker, and joins them with pauses. Strings of like length share a batch. Some examples have no words at all: noise with an empty text.
+A string draws its words from weighted sources (real digits, real commands, synthesized voices, ...), from one of them
+or from all, sometimes from one speaker, and joins them with pauses. Strings of like length share a batch. Some
+examples have no words at all: noise with an empty text.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from sewkit.data.manifest import ManifestError, read_manifest
 from sewkit.text import Alphabet
 
 PAD_TO_SAMPLES = SAMPLE_RATE // 10
-POOL = 4
+POOL = 8
 """Batches drawn together and sorted by length."""
 
 
@@ -115,19 +116,29 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
 
 
 class StringBatches:
-    """Callable: update -> Batch, for a curriculum of phases."""
+    """Callable: number of a micro-batch -> Batch, for a curriculum of phases.
+
+    `lanes` is the number of micro-batches an update. Each lane draws its own pools: a process draws only what it uses.
+    """
 
     def __init__(
-        self, sources: list[ClipSource], phases: list[Strings], augmenter: Augmenter, alphabet: Alphabet, seed: int
+        self,
+        sources: list[ClipSource],
+        phases: list[Strings],
+        augmenter: Augmenter,
+        alphabet: Alphabet,
+        seed: int,
+        lanes: int = 1,
     ) -> None:
         self.sources = sources
         self.phases = phases
         self.augmenter = augmenter
         self.alphabet = alphabet
         self.seed = seed
+        self.lanes = lanes
         weights = np.cumsum([source.weight for source in sources])
         self.cumulative = weights / weights[-1]
-        self._pool = lru_cache(maxsize=2)(self._draw_pool)
+        self._pool = lru_cache(maxsize=lanes + 1)(self._draw_pool)
 
     def phase(self, update: int) -> Strings:
         """The phase of an update; the last one goes on for ever."""
@@ -137,15 +148,16 @@ class StringBatches:
             update -= phase.updates
         return self.phases[-1]
 
-    def __call__(self, update: int) -> Batch:
-        """The batch of an update: the same for the same (seed, update)."""
-        strings = self._pool(update // POOL)[update % POOL]
+    def __call__(self, number: int) -> Batch:
+        """The micro-batch of a number: the same for the same (seed, number)."""
+        position, lane = divmod(number, self.lanes)
+        strings = self._pool(position // POOL, lane)[position % POOL]
         batch = make_batch([s.samples for s in strings], [s.text for s in strings], self.alphabet, PAD_TO_SAMPLES)
         return replace(batch, spans=[s.spans for s in strings])
 
-    def _draw_pool(self, pool: int) -> list[list[String]]:
+    def _draw_pool(self, pool: int, lane: int) -> list[list[String]]:
         """The strings of POOL batches, sorted by length so that little is padding, the batches in random order."""
-        generator = np.random.default_rng((self.seed, pool))
+        generator = np.random.default_rng((self.seed, pool, lane))
         phase = self.phase(pool * POOL)
         strings: list[String] = []
         num_words = 0

@@ -15,7 +15,7 @@ from sewkit.text import Alphabet
 
 
 def batches_of_epoch(durations: np.ndarray, batch_seconds: float, generator: np.random.Generator) -> list[np.ndarray]:
-    """(N,) seconds -> index arrays in random order; (longest x count) of each is at most `batch_seconds`, or one clip."""
+    """(N,) seconds -> index arrays in random order; longest x count of each is at most `batch_seconds` or one clip."""
     order = np.argsort(durations * generator.uniform(0.95, 1.05, size=durations.size))
     batches: list[list[int]] = [[]]
     longest = 0.0

@@ -4,14 +4,12 @@ Differs from fairseq's criterion in one thing: the sum over the batch is divided
 so that batches of single words and of long strings weigh the same.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sewkit.data.batch import Batch
-from sewkit.model.model import Masks
+from sewkit.model.model import Masks, SpeechModel
 
 
 def needed_frames(labels: Tensor, label_lengths: Tensor) -> Tensor:
@@ -26,11 +24,38 @@ def is_feasible(labels: Tensor, label_lengths: Tensor, frame_lengths: Tensor) ->
     return frame_lengths >= needed_frames(labels, label_lengths)
 
 
+def letter_scores(
+    model: SpeechModel, batch: Batch, masks: Masks | None, intermediate: bool
+) -> tuple[list[Tensor], Tensor]:
+    """[(B, T, V)] of the last layer and, if `intermediate`, of the middle one by the same head; and (B,) frames."""
+    if not intermediate:
+        scores, frame_lengths = model(batch.waveforms, batch.sample_lengths, masks=masks)
+        return [scores], frame_lengths
+    encoded = model.encode(batch.waveforms, batch.sample_lengths, masks=masks)
+    assert model.head is not None
+    middle = encoded.states[len(encoded.states) // 2]
+    if model.upsample is not None:
+        middle = model.upsample(middle, encoded.lengths, encoded.frames.shape[1])
+    return [model.head(encoded.frames), model.head(middle)], encoded.lengths
+
+
 def ctc_loss(
-    model: Callable[..., tuple[Tensor, Tensor]], batch: Batch, masks: Masks | None = None, blank: int = 0
+    model: SpeechModel, batch: Batch, masks: Masks | None = None, blank: int = 0, intermediate_weight: float = 0.0
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss per letter, and metrics: the loss and how many rows were infeasible (they count 0)."""
-    logits, frame_lengths = model(batch.waveforms, batch.sample_lengths, masks=masks)
+    """Loss per letter, and metrics: the loss and how many rows were infeasible (they count 0).
+
+    With `intermediate_weight` w the loss is (1 - w) of the last layer plus w of the middle one, which gives the lower
+    layers a shorter way to the labels (intermediate CTC, arXiv 2102.03216).
+    """
+    scores, frame_lengths = letter_scores(model, batch, masks, intermediate_weight > 0)
+    losses = [_loss_per_letter(logits, frame_lengths, batch, blank) for logits in scores]
+    loss = losses[0] if len(losses) == 1 else (1 - intermediate_weight) * losses[0] + intermediate_weight * losses[1]
+    infeasible = int((~is_feasible(batch.labels, batch.label_lengths, frame_lengths)).sum())
+    return loss, {"loss": float(losses[0].detach()), "infeasible": infeasible}
+
+
+def _loss_per_letter(logits: Tensor, frame_lengths: Tensor, batch: Batch, blank: int) -> Tensor:
+    """(B, T, V) -> the summed loss over the letters of the batch."""
     log_probs = functional.log_softmax(logits.float(), dim=-1).transpose(0, 1)
     total = functional.ctc_loss(
         log_probs,
@@ -41,6 +66,4 @@ def ctc_loss(
         reduction="sum",
         zero_infinity=True,
     )
-    loss = total / max(int(batch.label_lengths.sum()), 1)
-    infeasible = int((~is_feasible(batch.labels, batch.label_lengths, frame_lengths)).sum())
-    return loss, {"loss": float(loss.detach()), "infeasible": infeasible}
+    return total / max(int(batch.label_lengths.sum()), 1)

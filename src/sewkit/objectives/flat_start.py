@@ -1,7 +1,7 @@
 """A flat start for letters: cross-entropy on frames, each word's letters spread evenly over its sound.
 
 The words of a joined string are known to a few hundredths of a second, so every frame can be given a label: the letters
-of a word in equal shares, the delimiter in the middle of a pause, the blank elsewhere. Crude, but it is the way out of the
+of a word in equal shares, the delimiter in the middle of a pause, the blank elsewhere. Crude, but it leads off the
 plateau on which CTC from random weights predicts letter frequencies; CTC then finds the true alignment.
 """
 

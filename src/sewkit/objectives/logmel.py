@@ -2,7 +2,7 @@
 
 A raw-waveform extractor trained by CTC from nothing sits on the blank plateau. A minute of predicting 40 log-mel
 bands, each normalised over the batch, through one linear layer gives it features to work with. No labels are needed.
-Mel scale and triangles as in HTK; windows of 400 samples every 320, so frame t sees exactly what extractor frame t sees.
+Mel scale and triangles as in HTK; windows of 400 samples every 320, so that frame t sees what extractor frame t sees.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Span masks over frames and channels (wav2vec 2.0 section 3.1, SpecAugment in fine-tuning).
 
-The statistics are those of fairseq's `compute_mask_indices` (static spans that may overlap) for one utterance: every row of
-a batch gets what it would get alone, and rows are NOT made equal, which only the contrastive objective needs.
+The statistics are those of fairseq's `compute_mask_indices` (static spans that may overlap) for one utterance: every
+row of a batch gets what it would get alone, and rows are NOT made equal, which only the contrastive objective needs.
 All draws come from the torch Generator handed in. B batch, T frames, H channels.
 """
 

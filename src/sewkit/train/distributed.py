@@ -27,14 +27,16 @@ def is_first() -> bool:
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter], loss: float) -> float:
-    """Sum gradients in place over the processes, as one message; returns the sum of the losses."""
+    """Sum gradients in place over the processes, as one message; returns the sum of the losses.
+
+    A parameter that had no part (the mask vector in a batch without masks) counts zeros.
+    """
     if rank_and_world()[1] == 1:
         return loss
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     message = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor([loss])])
     distributed.all_reduce(message)
-    start = 0
-    for gradient in gradients:
-        gradient.copy_(message[start : start + gradient.numel()].view_as(gradient))
-        start += gradient.numel()
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, total in zip(parameters, message[:-1].split(sizes), strict=True):
+        parameter.grad = total.view_as(parameter)
     return float(message[-1])

@@ -4,6 +4,7 @@ Also trains small models from random weights: a stage of log-mel regression star
 words and strings follows.
 """
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -15,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from sewkit import lengths
-from sewkit.config import ModelConfig
+from sewkit.audio import SAMPLE_RATE
+from sewkit.checkpoint import load_model, save_model
 from sewkit.data.augment import Augmenter, read_noises
 from sewkit.data.batch import Batch, make_batch
-from sewkit.data.manifest import Utterance, load_utterance, read_manifest
+from sewkit.data.manifest import ManifestError, Utterance, load_utterance, read_manifest
 from sewkit.data.strings import ClipSource, StringBatches, load_source
 from sewkit.data.utterances import UtteranceBatches
 from sewkit.evaluate.wer import word_errors
-from sewkit.model import build_model
-from sewkit.objectives.ctc import ctc_loss
+from sewkit.model import SpeechModel, build_model
+from sewkit.objectives.ctc import ctc_loss, needed_frames
 from sewkit.objectives.flat_start import flat_start_loss
 from sewkit.objectives.logmel import NUM_BANDS, log_mel_loss
 from sewkit.objectives.masking import draw_masks
@@ -60,30 +62,36 @@ def run(recipe: Recipe, output: Path, resume: bool = False, stop_after: int | No
     )
     state = train(model, build_stages(recipe, model, alphabet), settings, resume)
     if state.stage == len(recipe.stages) and distributed.is_first():
-        save_final(model, alphabet, state, output / "model")
+        save_final(model, alphabet, state, output / "model", recipe.save_as)
     return state
 
 
-def start_model(recipe: Recipe) -> tuple[nn.Module, Alphabet]:
-    """A new model, or the one to start from."""
+def start_model(recipe: Recipe) -> tuple[SpeechModel, Alphabet]:
+    """A new model, or the one to start from; with a new head of English letters where it has none for letters."""
     if recipe.model is not None:
         alphabet = Alphabet.english()
         return build_model(recipe.model.replace(vocab_size=len(alphabet))), alphabet
-    from sewkit.checkpoint import load_model
+    assert recipe.init is not None
+    loaded = load_model(recipe.init)
+    alphabet = loaded.alphabet or Alphabet.english()
+    config = loaded.model.config.replace(vocab_size=len(alphabet), num_labels=None)
+    model = build_model(config.replace(dropout=recipe.dropout) if recipe.dropout else config)
+    kept = loaded.model.state_dict()
+    if loaded.alphabet is None:
+        kept = {name: value for name, value in kept.items() if not name.startswith("head.")}
+    missing = model.load_state_dict(kept, strict=False).missing_keys
+    assert all(name.startswith("head.") for name in missing), missing
+    return model, alphabet
 
-    raise NotImplementedError(load_model)
 
-
-def save_final(model: nn.Module, alphabet: Alphabet, state: TrainState, folder: Path) -> None:
+def save_final(model: SpeechModel, alphabet: Alphabet, state: TrainState, folder: Path, save_as: str = "fp32") -> None:
     """The averaged weights if there are any, as a model folder."""
-    from sewkit.checkpoint import save_model
-
     if state.average:
         model.load_state_dict(state.average)
-    save_model(folder, model.eval(), alphabet)
+    save_model(folder, model.eval(), alphabet, dtype=torch.float16 if save_as == "fp16" else torch.float32)
 
 
-def build_stages(recipe: Recipe, model: nn.Module, alphabet: Alphabet) -> list[Stage]:
+def build_stages(recipe: Recipe, model: SpeechModel, alphabet: Alphabet) -> list[Stage]:
     """The recipe's stages with their data."""
     noises, rooms = read_noises(recipe.data_root / recipe.noise) if recipe.noise else ([], [])
     sources: list[ClipSource] = []
@@ -96,9 +104,10 @@ def build_stages(recipe: Recipe, model: nn.Module, alphabet: Alphabet) -> list[S
         seed = recipe.seed * 1_000 + number
         batches: Callable[[int], Batch]
         if stage.strings:
-            batches = StringBatches(sources, list(stage.strings), augmenter, alphabet, seed)
+            batches = StringBatches(sources, list(stage.strings), augmenter, alphabet, seed, recipe.micro_batches)
         else:
-            batches = UtteranceBatches(read_utterances(recipe), stage.batch_seconds, augmenter, alphabet, seed)
+            rows = usable(read_utterances(recipe), alphabet, model)
+            batches = UtteranceBatches(rows, stage.batch_seconds, augmenter, alphabet, seed)
         stages.append(build_stage(recipe, stage, model, alphabet, batches, seed, validate))
     return stages
 
@@ -106,14 +115,16 @@ def build_stages(recipe: Recipe, model: nn.Module, alphabet: Alphabet) -> list[S
 def build_stage(
     recipe: Recipe,
     stage: StageRecipe,
-    model: nn.Module,
+    model: SpeechModel,
     alphabet: Alphabet,
     batches: Callable[[int], Batch],
     seed: int,
     validate: Callable[[], dict[str, float]] | None,
 ) -> Stage:
     """One stage for the loop."""
-    extra, loss = None, partial(letters_loss, model, stage, alphabet, recipe.precision, seed)
+    extra: nn.Linear | None = None
+    loss: Callable[[Batch, int], tuple[Tensor, dict[str, float]]]
+    loss = partial(letters_loss, model, stage, alphabet, recipe.precision, seed)
     if stage.objective == "log_mel":
         extra = nn.Linear(model.config.feature_size, NUM_BANDS)
         loss = partial(log_mel, model, extra, recipe.precision)
@@ -130,23 +141,24 @@ def build_stage(
     )
 
 
-def trainable(model: nn.Module, stage: StageRecipe, update: int) -> list[nn.Parameter]:
+def trainable(model: SpeechModel, stage: StageRecipe, update: int) -> list[nn.Parameter]:
     """What moves at an update."""
     if stage.objective == "log_mel":
         return list(model.features.parameters())
     if update < stage.freeze_updates:
+        assert model.head is not None
         return list(model.head.parameters())
     fixed = set() if stage.train_extractor else {id(parameter) for parameter in model.features.parameters()}
     return [parameter for parameter in model.parameters() if id(parameter) not in fixed]
 
 
 def letters_loss(
-    model: nn.Module, stage: StageRecipe, alphabet: Alphabet, precision: str, seed: int, batch: Batch, update: int
+    model: SpeechModel, stage: StageRecipe, alphabet: Alphabet, precision: str, seed: int, batch: Batch, update: int
 ) -> tuple[Tensor, dict[str, float]]:
     """CTC or the flat start, with masks drawn from (seed, update)."""
     masks = None
     if stage.masking is not None:
-        config: ModelConfig = model.config
+        config = model.config
         generator = torch.Generator().manual_seed(seed * 10_000_000 + update)
         frame_lengths = lengths.num_frames(batch.sample_lengths, config.conv_layers)
         num_frames = lengths.num_frames(batch.waveforms.shape[1], config.conv_layers)
@@ -154,11 +166,11 @@ def letters_loss(
     with autocast(precision):
         if stage.objective == "flat_start":
             return flat_start_loss(model, batch, alphabet, masks)
-        return ctc_loss(model, batch, masks, alphabet.blank)
+        return ctc_loss(model, batch, masks, alphabet.blank, stage.intermediate_weight)
 
 
 def log_mel(
-    model: nn.Module, head: nn.Linear, precision: str, batch: Batch, update: int
+    model: SpeechModel, head: nn.Linear, precision: str, batch: Batch, update: int
 ) -> tuple[Tensor, dict[str, float]]:
     """Log-mel regression; nothing is drawn, so the update plays no part."""
     del update
@@ -180,6 +192,28 @@ def read_utterances(recipe: Recipe) -> list[Utterance]:
     return rows
 
 
+def usable(rows: list[Utterance], alphabet: Alphabet, model: SpeechModel) -> list[Utterance]:
+    """Rows whose text the alphabet can write and whose sound is long enough for it; the others are named, once."""
+    kept: list[Utterance] = []
+    too_short: list[Utterance] = []
+    for row in rows:
+        try:
+            labels = torch.tensor(alphabet.encode(row.text), dtype=torch.int64)
+        except ValueError as error:
+            raise ManifestError(f"{row.parts[0].audio}: {error}; change the text or leave the row out") from error
+        frames = lengths.num_frames(round(row.duration * SAMPLE_RATE), model.config.conv_layers)
+        needed = int(needed_frames(labels, torch.tensor([labels.numel()])))
+        (kept if frames >= needed else too_short).append(row)
+    if too_short:
+        first = too_short[0]
+        warnings.warn(
+            f"{len(too_short)} of {len(rows)} utterances are too short for their text and are left out, "
+            f"such as {first.parts[0].audio} ({first.duration} s for {first.text!r})",
+            stacklevel=2,
+        )
+    return kept
+
+
 def read_dev_sets(recipe: Recipe) -> dict[str, list[tuple[np.ndarray, str]]]:
     """name -> (waveform, text) of every utterance, longest first."""
     sets = {}
@@ -192,7 +226,7 @@ def read_dev_sets(recipe: Recipe) -> dict[str, list[tuple[np.ndarray, str]]]:
 
 
 def measure(
-    model: nn.Module, sets: dict[str, list[tuple[np.ndarray, str]]], alphabet: Alphabet, precision: str
+    model: SpeechModel, sets: dict[str, list[tuple[np.ndarray, str]]], alphabet: Alphabet, precision: str
 ) -> dict[str, float]:
     """Word error rate of greedy decoding on each dev set: {"wer_NAME": rate}."""
     rates = {}
@@ -204,11 +238,11 @@ def measure(
     return rates
 
 
-def transcribe(model: nn.Module, waveforms: list[np.ndarray], alphabet: Alphabet, precision: str) -> list[str]:
+def transcribe(model: SpeechModel, waveforms: list[np.ndarray], alphabet: Alphabet, precision: str) -> list[str]:
     """Greedy texts of waveforms sorted by length, longest first."""
     texts: list[str] = []
     while len(texts) < len(waveforms):
-        longest = waveforms[len(texts)].size / 16_000
+        longest = waveforms[len(texts)].size / SAMPLE_RATE
         count = max(1, int(VALIDATION_SECONDS / longest))
         part = waveforms[len(texts) : len(texts) + count]
         batch = make_batch(part, [""] * len(part), alphabet)

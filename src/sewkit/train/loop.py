@@ -2,9 +2,9 @@
 
 Nothing here knows the objective: a `Stage` hands in batches and a loss. An update is the mean of `micro_batches`
 gradients, shared out among the processes of `torchrun` if there are several: two processes of one thread each are much
-faster on two cores than one process of two threads. Batches, masks and dropout are functions of (seed, stage, micro-batch), so
-the result does not depend on the number of processes but for rounding, and a run killed at any moment resumes from its last
-checkpoint to the weights it would have reached.
+faster on two cores than one process of two threads. Batches, masks and dropout are functions of (seed, stage,
+micro-batch), so the result does not depend on the number of processes but for rounding, and a run killed at any moment
+resumes from its last checkpoint to the weights it would have reached.
 """
 
 import json
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sewkit.data.batch import Batch
+from sewkit.errors import UserError
 from sewkit.train import distributed
 from sewkit.train.progress import Progress
 from sewkit.train.schedule import Schedule
@@ -28,6 +29,10 @@ from sewkit.train.state import TrainState, load_state, save_state
 
 MAX_CONSECUTIVE_SKIPS = 20
 PREFETCH = 3
+
+
+class DivergedError(UserError):
+    """The loss stays infinite or not a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ def train(model: nn.Module, stages: list[Stage], settings: Settings, resume: boo
     """Run the stages; the returned state holds the last weights and their average."""
     settings.output.mkdir(parents=True, exist_ok=True)
     state = _start(model, settings, resume)
-    with Progress(sum(stage.num_updates for stage in stages)) as progress:
+    with Progress(sum(stage.num_updates for stage in stages), hidden=not distributed.is_first()) as progress:
         progress.skip(sum(stage.num_updates for stage in stages[: state.stage]) + state.update)
         for number in range(state.stage, len(stages)):
             if not run_stage(model, stages[number], number, state, settings, progress):
@@ -106,47 +111,50 @@ def run_stage(
     """One stage from `state.update` on; False if it stopped early."""
     optimizer = _optimizer(model, stage, settings)
     _restore(optimizer, stage, number, state)
-    saved, meters, skips, first = time.monotonic(), Meters(), 0, state.update
-    last = stage.num_updates
+    first, last = state.update, stage.num_updates
     if settings.stop_after is not None:
         last = min(last, first + settings.stop_after)
+    meters, saved, skips = Meters(), time.monotonic(), 0
     model.train()
     for update, batches in prefetch(stage.batches, first, last, settings.micro_batches):
-        moving = stage.trainable(update)
+        moving = _let_move(model, stage, update)
         learning_rate = _set_learning_rate(optimizer, stage.schedule.at(update, stage.num_updates))
-        optimizer.zero_grad(set_to_none=True)
-        metrics = _backward(stage, batches, number, settings)
-        gradients = _gradients(moving, model, stage)
-        metrics["loss"] = distributed.sum_gradients(gradients, metrics["loss"])
-        if math.isfinite(metrics["loss"]):
-            metrics["grad_norm"] = float(nn.utils.clip_grad_norm_(gradients, settings.clip_norm))
+        metrics = _backward(stage, batches, number, settings, optimizer)
+        metrics["loss"] = distributed.sum_gradients(moving, metrics["loss"])
+        metrics["grad_norm"] = float(nn.utils.clip_grad_norm_(moving, settings.clip_norm))
+        if math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"]):
             optimizer.step()
             _average(state, model, settings.average_decay)
             meters.add(metrics)
             skips = 0
         else:
             skips = _skip(state, skips, stage, update)
-        state.stage, state.update = number, update + 1
+        done = state.update = update + 1
         progress.advance(metrics["loss"])
-        if (update + 1) % settings.log_every == 0:
-            _log(settings, progress, stage, update + 1, {"learning_rate": learning_rate, **meters.take()})
-        if stage.validate and distributed.is_first() and ((update + 1) % settings.validate_every == 0 or update + 1 == stage.num_updates):
-            _log(settings, progress, stage, update + 1, validate(model, state, stage.validate))
+        if done % settings.log_every == 0:
+            _log(settings, progress, stage, done, {"learning_rate": learning_rate, **meters.take()}, state.skipped)
+        if _is_due(done, settings.validate_every, stage):
+            _log(settings, progress, stage, done, validate(model, state, stage.validate))
         if time.monotonic() - saved > settings.checkpoint_seconds:
             _save(model, optimizer, stage, state, settings)
             saved = time.monotonic()
-    if last == stage.num_updates:
-        state.stage, state.update, state.optimizer, state.extra = number + 1, 0, {}, {}
-        _save(model, None, stage, state, settings)
-        return settings.stop_after is None
-    _save(model, optimizer, stage, state, settings)
-    return False
+    if last < stage.num_updates:
+        _save(model, optimizer, stage, state, settings)
+        return False
+    state.stage, state.update, state.optimizer, state.extra = number + 1, 0, {}, {}
+    _save(model, None, stage, state, settings)
+    return settings.stop_after is None
+
+
+def _is_due(done: int, every: int, stage: Stage) -> bool:
+    """Whether this process measures now: at regular updates and at the end of the stage."""
+    return bool(stage.validate and distributed.is_first() and (done % every == 0 or done == stage.num_updates))
 
 
 def prefetch(
     batches: Callable[[int], Batch], first: int, last: int, micro_batches: int
 ) -> Iterator[tuple[int, list[tuple[int, Batch]]]]:
-    """(update, this process's [(number, batch)]) for first <= update < last, the next ones made by a thread meanwhile."""
+    """(update, this process's [(number, batch)]) for first <= update < last, the next made by a thread meanwhile."""
     rank, world = distributed.rank_and_world()
 
     def draw(update: int) -> list[tuple[int, Batch]]:
@@ -165,8 +173,15 @@ def prefetch(
             yield ready, future.result()
 
 
-def _backward(stage: Stage, batches: list[tuple[int, Batch]], number: int, settings: Settings) -> dict[str, float]:
-    """Add this process's share of the gradient; the metrics are that share too."""
+def _backward(
+    stage: Stage,
+    batches: list[tuple[int, Batch]],
+    number: int,
+    settings: Settings,
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, float]:
+    """This process's share of the gradient; the loss among the metrics is its share too."""
+    optimizer.zero_grad(set_to_none=True)
     means: dict[str, float] = {"loss": 0.0}
     for index, batch in batches:
         torch.manual_seed(_seed_of(settings.seed, number, index))
@@ -178,8 +193,9 @@ def _backward(stage: Stage, batches: list[tuple[int, Batch]], number: int, setti
     return means
 
 
-def validate(model: nn.Module, state: TrainState, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+def validate(model: nn.Module, state: TrainState, measure: Callable[[], dict[str, float]] | None) -> dict[str, float]:
     """Measure the averaged weights if there are any, and put the others back."""
+    assert measure is not None
     current = {name: value.clone() for name, value in model.state_dict().items()}
     if state.average:
         model.load_state_dict(state.average)
@@ -195,7 +211,7 @@ def _start(model: nn.Module, settings: Settings, resume: bool) -> TrainState:
     path = settings.output / "state.pt"
     if not resume:
         if path.exists():
-            raise ValueError(f"{path} exists: go on with --resume, or choose another output folder")
+            raise UserError(f"{path} exists: go on with --resume, or choose another output folder")
         return TrainState()
     if not path.exists():
         return TrainState()
@@ -236,23 +252,19 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -
     return learning_rate
 
 
-def _gradients(moving: list[nn.Parameter], model: nn.Module, stage: Stage) -> list[nn.Parameter]:
-    """What moves, each with a gradient (zeros if it had no part); the gradients of the rest are dropped."""
+def _let_move(model: nn.Module, stage: Stage, update: int) -> list[nn.Parameter]:
+    """What moves at this update; the rest needs no gradient, which saves its backward pass."""
+    moving = stage.trainable(update)
     wanted = {id(parameter) for parameter in moving}
     for parameter in model.parameters():
-        if id(parameter) not in wanted:
-            parameter.grad = None
-    heads = [] if stage.extra is None else list(stage.extra.parameters())
-    for parameter in (*moving, *heads):
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    return [*moving, *heads]
+        parameter.requires_grad_(id(parameter) in wanted)
+    return moving if stage.extra is None else [*moving, *stage.extra.parameters()]
 
 
 def _skip(state: TrainState, skips: int, stage: Stage, update: int) -> int:
     state.skipped += 1
     if skips + 1 >= MAX_CONSECUTIVE_SKIPS:
-        raise FloatingPointError(
+        raise DivergedError(
             f"stage {stage.name}, update {update}: the loss was not finite {skips + 1} times in a row; "
             "lower the learning rate or raise the warm-up, and start again from an earlier state"
         )
@@ -261,21 +273,25 @@ def _skip(state: TrainState, skips: int, stage: Stage, update: int) -> int:
 
 @torch.no_grad()
 def _average(state: TrainState, model: nn.Module, decay: float) -> None:
-    """Move the average towards the weights."""
-    if not decay:
+    """Move the average towards the weights; faster at first, so that it does not remember the random ones."""
+    if not decay or not distributed.is_first():
         return
     weights = model.state_dict()
     if not state.average:
         state.average = {name: value.clone() for name, value in weights.items()}
+    state.num_averaged += 1
+    decay = min(decay, (1 + state.num_averaged) / (10 + state.num_averaged))
     for name, value in state.average.items():
         value.lerp_(weights[name], 1 - decay)
 
 
-def _log(settings: Settings, progress: Progress, stage: Stage, update: int, values: dict[str, Any]) -> None:
+def _log(
+    settings: Settings, progress: Progress, stage: Stage, update: int, values: dict[str, Any], skipped: int = 0
+) -> None:
     if not distributed.is_first():
         return
     rounded = {name: float(f"{value:.5g}") for name, value in values.items()}
-    line = {"stage": stage.name, "update": update, **rounded}
+    line = {"stage": stage.name, "update": update, **rounded, **({"skipped": skipped} if skipped else {})}
     with (settings.output / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     progress.report(line)

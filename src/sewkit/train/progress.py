@@ -11,7 +11,7 @@ from rich.progress import Progress as RichProgress
 class Progress:
     """Context manager around one run."""
 
-    def __init__(self, num_updates: int, console: Console | None = None) -> None:
+    def __init__(self, num_updates: int, console: Console | None = None, hidden: bool = False) -> None:
         self.console = console or Console(stderr=True)
         self.bar = RichProgress(
             TextColumn("{task.description}"),
@@ -20,7 +20,7 @@ class Progress:
             TextColumn("loss {task.fields[loss]}  {task.fields[errors]}"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=hidden or not self.console.is_terminal,
         )
         self.task = self.bar.add_task("training", total=num_updates, loss="-", errors="")
 

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sewkit.config import Masking, ModelConfig
+from sewkit.config import Dropout, Masking, ModelConfig
 from sewkit.data.augment import Augmentation
 from sewkit.data.strings import Source, Strings
+from sewkit.errors import UserError
 from sewkit.train.schedule import Schedule
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError):
     """A recipe that cannot be used; the message names file and key."""
 
 
@@ -49,6 +50,8 @@ class StageRecipe(_Part):
     augmentation: Augmentation = Augmentation()
     masking: Masking | None = None
     """Time and channel masks; None for none."""
+    intermediate_weight: float = Field(0.0, ge=0, lt=1)
+    """Share of the middle layer in the CTC loss (intermediate CTC); helps models that start from random weights."""
     freeze_updates: int = 0
     """First updates in which only the head moves."""
     train_extractor: bool = True
@@ -81,13 +84,17 @@ class Recipe(_Part):
     """A new model with random weights, or"""
     init: Path | None = None
     """the folder of one to start from; a CTC head is put on if it has none."""
+    dropout: Dropout | None = None
+    """In place of the one that the model of `init` was saved with."""
     train: tuple[Source, ...] = Field(min_length=1)
     noise: Path | None = None
     """Manifest of noises and impulse responses."""
     dev: tuple[DevSet, ...] = ()
     stages: tuple[StageRecipe, ...] = Field(min_length=1)
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: matrix products in bfloat16, about half the time on processors that have it; weights and losses stay fp32."""
+    """bf16: matrix products in bfloat16, about half the time where processors have it; weights and losses stay fp32."""
+    save_as: Literal["fp32", "fp16"] = "fp32"
+    """Of the finished model's weights."""
     threads: int | None = None
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sewkit.errors import UserError
+
 
 @dataclass(kw_only=True)
 class TrainState:
@@ -22,6 +24,8 @@ class TrainState:
     model: dict[str, Tensor] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
     """Exponential moving average of the weights; empty where the recipe wants none."""
+    num_averaged: int = 0
+    """Updates in it."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
     """Weights of a stage's own head, dropped with the stage."""
@@ -44,7 +48,7 @@ def load_state(path: Path) -> TrainState:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path}: not a readable training state ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: not a readable training state ({str(error).splitlines()[0]})") from error
     if not isinstance(stored, dict) or stored.pop("format", None) != 1:
-        raise ValueError(f"{path}: not a training state of this version; start again without --resume")
+        raise UserError(f"{path}: not a training state of this version; start again without --resume")
     return TrainState(**stored)

@@ -1,0 +1,108 @@
+"""The model that comes with the package, on real recordings of speakers it never heard."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jiwer import process_words
+
+import sewkit
+from sewkit.audio import SAMPLE_RATE, load_audio
+from sewkit.chunks import ChunkPlan, split
+from sewkit.compute import macs
+from sewkit.data.manifest import load_utterance, read_manifest
+
+ROOT = Path(__file__).parent.parent
+DIGITS = frozenset("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split())
+
+
+@pytest.fixture(scope="module")
+def asr() -> sewkit.Recognizer:
+    return sewkit.load()
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[tuple[str, np.ndarray]]:
+    """(digit, its sound), isolated recordings in a fixed random order."""
+    rows = [row for row in read_manifest(ROOT / "tests" / "clips" / "manifest.jsonl") if row.text in DIGITS]
+    order = np.random.default_rng(3).permutation(len(rows))
+    return [(rows[index].text, load_utterance(rows[index])) for index in order]
+
+
+def errors(reference: list[str], found: list[str]) -> int:
+    if not reference:
+        return len(found)
+    counts = process_words(" ".join(reference), " ".join(found))
+    return counts.substitutions + counts.deletions + counts.insertions
+
+
+@pytest.mark.parametrize("name", ["digits", "commands"])
+def test_it_reads_the_examples(asr: sewkit.Recognizer, name: str) -> None:
+    transcript = asr.transcribe(ROOT / "examples" / f"{name}.flac")
+    assert transcript.text == (ROOT / "examples" / f"{name}.txt").read_text().strip()
+    assert all(word.confidence > 0.5 for word in transcript.words)
+
+
+def test_it_writes_nothing_where_nobody_speaks(asr: sewkit.Recognizer) -> None:
+    generator = np.random.default_rng(0)
+    assert asr.transcribe(np.zeros(5 * SAMPLE_RATE, np.float32)).text == ""
+    assert asr.transcribe(generator.standard_normal(5 * SAMPLE_RATE).astype(np.float32) * 0.02).text == ""
+
+
+def test_words_are_where_they_were_spoken(asr: sewkit.Recognizer, clips: list[tuple[str, np.ndarray]]) -> None:
+    """Each recording of a second has its word near the loudest part; the word must lie inside the recording."""
+    pause = np.zeros(SAMPLE_RATE // 2, np.float32)
+    start, spans, pieces = 0.0, [], []
+    for word, samples in clips[:8]:
+        pieces += [samples, pause]
+        spans.append((word, start, start + len(samples) / SAMPLE_RATE))
+        start += (len(samples) + len(pause)) / SAMPLE_RATE
+    words = asr.transcribe(np.concatenate(pieces)).words
+    right = [
+        any(w.text == text and begin - 0.1 <= w.start and w.end <= end + 0.1 for w in words) for text, begin, end in spans
+    ]
+    assert sum(right) >= 6
+
+
+def test_a_long_recording_has_no_error_at_a_seam_that_its_pieces_do_not_have(
+    asr: sewkit.Recognizer, clips: list[tuple[str, np.ndarray]]
+) -> None:
+    pause = np.zeros(int(0.3 * SAMPLE_RATE), np.float32)
+    spoken = clips * 6
+    starts = np.cumsum([0, *(len(samples) + len(pause) for _, samples in spoken)])
+    recording = np.concatenate([part for _, samples in spoken for part in (samples, pause)])
+    stitched = asr.transcribe(recording).words
+
+    plan = ChunkPlan.for_model(asr.config)
+    seams, offset = [], 0
+    for chunk in split([recording], plan):
+        if chunk.keep_to is not None:
+            seams.append((offset + chunk.keep_to * plan.hop) / SAMPLE_RATE)
+            offset += plan.chunk - 2 * plan.margin
+    assert len(seams) >= 4
+
+    for seam in seams:  # the five words around a seam: from the long recording, and cut out as a recording of their own
+        nearest = int(np.searchsorted(starts, seam * SAMPLE_RATE)) - 1
+        first, last = nearest - 2, nearest + 3
+        begin, end = starts[first], starts[last]
+        reference = [word for word, _ in spoken[first:last]]
+        piece = [word.text for word in asr.transcribe(recording[begin:end]).words]
+        around = [word.text for word in stitched if begin <= (word.start + word.end) / 2 * SAMPLE_RATE < end]
+        assert errors(reference, around) <= errors(reference, piece), (reference, around, piece)
+
+
+def test_it_is_a_small_sew_whose_encoder_does_most_of_the_work(asr: sewkit.Recognizer) -> None:
+    folder = ROOT / "src" / "sewkit" / "models" / "sew-words"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 12e6
+    assert (asr.config.family, asr.config.squeeze_factor) == ("sew", 2)
+    costs = macs(asr.config.replace(squeeze_factor=1), 10 * SAMPLE_RATE)
+    encoder = sum(cost for stage, cost in costs.items() if stage.startswith("encoder"))
+    assert encoder >= 0.8 * sum(costs.values())
+
+
+def test_the_doctors_clip_is_sound() -> None:
+    from importlib.resources import files
+
+    from sewkit.doctor import CLIP
+
+    assert len(load_audio(str(files("sewkit") / "clips" / CLIP))) == pytest.approx(7.1 * SAMPLE_RATE, abs=SAMPLE_RATE)
