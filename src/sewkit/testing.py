@@ -58,7 +58,11 @@ def toy_model(config: ModelConfig | str = "sew", seed: int = 0) -> SpeechModel:
             elif parameter.dim() == 1:
                 parameter.copy_(0.2 * noise)
             else:
-                parameter.copy_(noise * (2 / parameter[0].numel()) ** 0.5)
+                # What deep encoders add to their input is kept small: attention averages over time, and frames would
+                # come out alike.
+                adds = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+                gain = 1 / config.num_layers if adds else 2.0
+                parameter.copy_(noise * (gain / parameter[0].numel()) ** 0.5)
     return model.eval()
 
 

@@ -139,6 +139,14 @@ def test_a_model_transformers_has_no_class_for_is_its_own_type(tmp_path: Path) -
         assert loaded.alphabet == ENGLISH
 
 
+def test_our_own_type_without_its_configuration_is_an_error(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", toy_model(TOYS["sew"].replace(norm_first=True)), ENGLISH)
+    raw = json.loads((tmp_path / "m/config.json").read_text())
+    for facts in ({}, {"config": []}, {"config": {"family": "sew"}}):
+        (tmp_path / "m/config.json").write_text(json.dumps({**raw, "sewkit": facts}))
+        broken(tmp_path / "m", r"config\.json: (malformed|not a valid)")
+
+
 def test_bundled_models_are_loaded_by_name(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
     monkeypatch.setattr(loading, "BUNDLED", saved.parent)
     assert bundled_models() == ("saved",)
@@ -200,6 +208,12 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
         save_model(tmp_path / "m", toy_model("sew"))
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_model(tmp_path / "m" / "below", toy_model("sew"))
+
+
+def test_the_working_directory_can_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(".", toy_model("sew"), ENGLISH)
+    assert_equal_models(toy_model("sew"), load_model(".").model)
 
 
 def test_a_loaded_model_brings_its_own_meaning(saved: Path, tmp_path: Path) -> None:

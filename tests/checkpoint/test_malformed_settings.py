@@ -17,25 +17,7 @@ from sewkit.checkpoint.tokenizer import read_alphabet
 from sewkit.testing import TOYS, toy_model
 from sewkit.text import Alphabet
 
-VALUES = (
-    None,
-    "x",
-    "",
-    -1,
-    0,
-    10**30,
-    1e300,
-    float("nan"),
-    [],
-    {},
-    [1],
-    ["x"],
-    [[1]],
-    {"a": 1},
-    {"1": [1]},
-    True,
-    False,
-)
+VALUES = (None, "x", "", -1, 0, 10**30, 1e300, float("nan"), [], {}, [1], ["x"], [[1]], {"a": 1}, {"1": [1]}, True)
 
 
 def spoiled(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -45,14 +27,16 @@ def spoiled(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {**settings, key: value}
 
 
-def assert_read_or_refused(read: Callable[[], object]) -> None:
+def refusal(read: Callable[[], object]) -> str:
+    """What the error says; "" if the settings were read. Any other exception than ours fails the test."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "no vocab.json" and the like
             with blaming("the file"):
                 read()
     except CheckpointError as error:
-        assert "\n" not in str(error)
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("name", ["w2v2", "sew-d"])
@@ -61,8 +45,8 @@ def test_config_json(name: str, head: str) -> None:
     raw = huggingface.write_config(TOYS[name], Alphabet.english(), None, torch.float32)
     raw |= {"max_relative_positions": -1, "id2label": {}, "num_labels": 3, "architectures": [head]}
     for settings in spoiled(raw):
-        assert_read_or_refused(lambda settings=settings: huggingface.read_config(settings, set(), "config.json"))
-        assert_read_or_refused(lambda settings=settings: huggingface.read_labels(settings))
+        assert "\n" not in refusal(lambda settings=settings: huggingface.read_config(settings, set(), "config.json"))
+        assert "\n" not in refusal(lambda settings=settings: huggingface.read_labels(settings))
 
 
 def test_options_of_fairseq() -> None:
@@ -71,7 +55,7 @@ def test_options_of_fairseq() -> None:
     options |= {"_name": "squeeze_wav2vec2_deberta", "extractor_mode": "default", "max_relative_positions": -1}
     options |= {"conv_feature_layers": "[(8, 10, 5)]", "max_position_embeddings": 512, "position_buckets": 256}
     for settings in spoiled(options):
-        assert_read_or_refused(lambda settings=settings: fairseq.read_config(settings, Path("m.pt")))
+        assert "\n" not in refusal(lambda settings=settings: fairseq.read_config(settings, Path("m.pt")))
 
 
 def test_tokenizer_files(tmp_path: Path) -> None:
@@ -94,7 +78,7 @@ def test_tokenizer_files(tmp_path: Path) -> None:
     for name, content in contents.items():
         for settings in spoiled(content):
             (tmp_path / name).write_text(json.dumps(settings))
-            assert_read_or_refused(lambda: read_alphabet(tmp_path, 4, 0))
+            assert "\n" not in refusal(lambda: read_alphabet(tmp_path, 4, 0))
         (tmp_path / name).write_text(json.dumps(content))
 
 
@@ -103,7 +87,4 @@ def test_our_own_section(tmp_path: Path) -> None:
     raw = json.loads((tmp_path / "m/config.json").read_text())
     for facts in (*spoiled(raw["sewkit"]), *VALUES):
         (tmp_path / "m/config.json").write_text(json.dumps({**raw, "sewkit": facts}))
-        try:
-            load_model(tmp_path / "m")
-        except CheckpointError as error:
-            assert "\n" not in str(error)
+        assert "\n" not in refusal(lambda: load_model(tmp_path / "m"))

@@ -3,9 +3,13 @@
 The original itself differs by up to 3e-5 between versions of torch (logits up to about 15). Measured here: below 4e-5.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from golden_cases import NAMES, GoldenCase
 from torch import Tensor
 
 from sewkit.checkpoint import load_model
@@ -17,17 +21,34 @@ WITHOUT_ARCHITECTURE = ("sewd_s2_k127_b16", "w2v2_prenorm")
 """Cases whose fine-tuned file does not state its architecture, as is usual."""
 
 
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("golden")
+
+
+@pytest.fixture(params=NAMES)
+def case(request: pytest.FixtureRequest, unpacked: Path) -> GoldenCase:
+    """Every case in turn."""
+    return GoldenCase(request.param, unpacked)
+
+
+@pytest.fixture
+def golden_case(unpacked: Path) -> Callable[[str], GoldenCase]:
+    """A case by name."""
+    return lambda name: GoldenCase(name, unpacked)
+
+
 def assert_close(found: Tensor, expected: np.ndarray) -> None:
     torch.testing.assert_close(found, torch.from_numpy(expected), atol=TOLERANCE, rtol=0)
 
 
-def fine_tuned(case) -> SpeechModel:
+def fine_tuned(case: GoldenCase) -> SpeechModel:
     """The CTC model; its architecture comes from the pre-training file where it does not state it."""
     architecture = case.file("checkpoint.pt") if case.name in WITHOUT_ARCHITECTURE else None
     return load_model(case.file("finetuned.pt"), architecture).model
 
 
-def test_features_and_encoder_outputs_of_every_case(case) -> None:
+def test_features_and_encoder_outputs_of_every_case(case: GoldenCase) -> None:
     model = load_model(case.file("checkpoint.pt")).model
     features: list[Tensor] = []
     model.features.register_forward_hook(lambda *call: features.append(call[2][0]))
@@ -38,7 +59,7 @@ def test_features_and_encoder_outputs_of_every_case(case) -> None:
         assert_close(encoded.frames[0], case.expected[f"u{number}_encoder"])
 
 
-def test_ctc_logits_of_every_case(case) -> None:
+def test_ctc_logits_of_every_case(case: GoldenCase) -> None:
     model = fine_tuned(case)
     for number, waveform in enumerate(case.waveforms):
         with torch.inference_mode():
@@ -46,7 +67,7 @@ def test_ctc_logits_of_every_case(case) -> None:
         assert_close(logits[0], case.expected[f"u{number}_logits"])
 
 
-def test_every_stage_of_the_first_clip(case) -> None:
+def test_every_stage_of_the_first_clip(case: GoldenCase) -> None:
     model = load_model(case.file("checkpoint.pt")).model
     stages: dict[str, torch.nn.Module | None] = {
         "projected": model.projection if model.config.project_features else None,
@@ -72,7 +93,7 @@ def test_every_stage_of_the_first_clip(case) -> None:
 
 
 @pytest.mark.parametrize("name", ["sewd_s2", "sewd_s2_k127_b16"])
-def test_disentangled_attention_of_the_first_layer(name: str, golden_case) -> None:
+def test_disentangled_attention_of_the_first_layer(name: str, golden_case: Callable[[str], GoldenCase]) -> None:
     case = golden_case(name)
     model = load_model(case.file("checkpoint.pt")).model
     attention = model.encoder.layers[0].attention
@@ -88,7 +109,7 @@ def test_disentangled_attention_of_the_first_layer(name: str, golden_case) -> No
     assert_close(contexts[0][0], case.expected["u0_attn0_context"])
 
 
-def test_a_padded_batch_gives_what_the_original_gives_without_padding(case) -> None:
+def test_a_padded_batch_gives_what_the_original_gives_without_padding(case: GoldenCase) -> None:
     """The original's own padded results differ, by up to 13 in the logits: README.md here says why for each case."""
     model = fine_tuned(case)
     with torch.inference_mode():
@@ -99,7 +120,7 @@ def test_a_padded_batch_gives_what_the_original_gives_without_padding(case) -> N
         torch.testing.assert_close(row[:length], alone[number], atol=TOLERANCE, rtol=0)
 
 
-def test_the_original_depends_on_padding_where_the_note_says_so(case) -> None:
+def test_the_original_depends_on_padding_where_the_note_says_so(case: GoldenCase) -> None:
     """LayerNorm extractors with plain attention agree; everything else moves by 2 and more, up to 13."""
     batch = case.expected["batch_logits"]
     moved = [
@@ -110,7 +131,7 @@ def test_the_original_depends_on_padding_where_the_note_says_so(case) -> None:
     assert (max(moved) < TOLERANCE) if case.name == "w2v2_prenorm" else (min(moved) > 2)
 
 
-def test_the_older_file_layout_gives_the_same_outputs(golden_case) -> None:
+def test_the_older_file_layout_gives_the_same_outputs(golden_case: Callable[[str], GoldenCase]) -> None:
     postnorm = golden_case("w2v2_postnorm")
     with pytest.warns(UserWarning, match="assuming the 32 English letters"):
         old = load_model(postnorm.file("legacy_finetuned.pt")).model

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from sewkit.config import ModelConfig, compact_conv_layers
 from sewkit.data.batch import make_batch
+from sewkit.model import build_model
 from sewkit.objectives.ctc import ctc_loss, is_feasible, needed_frames
 from sewkit.text import Alphabet
 
@@ -64,3 +66,25 @@ def test_a_batch_without_any_speech_has_a_finite_loss():
     loss, _ = ctc_loss(model, make_batch([np.zeros(4000, dtype=np.float32)], [""], ALPHABET))
     loss.backward()
     assert loss.item() == pytest.approx(6 * np.log(32), rel=1e-5)  # all blank
+
+
+def test_the_intermediate_loss_mixes_the_middle_layer_and_reports_the_last():
+    torch.manual_seed(0)
+    config = ModelConfig(
+        family="sew",
+        conv_layers=compact_conv_layers(4),
+        hidden_size=32,
+        num_layers=2,
+        num_heads=1,
+        ffn_size=32,
+        squeeze_factor=2,
+        vocab_size=32,
+    )
+    model = build_model(config).eval()
+    batch = make_batch([np.random.default_rng(0).standard_normal(8000).astype(np.float32)], ["NO"], ALPHABET)
+    plain, plain_metrics = ctc_loss(model, batch)
+    mixed, mixed_metrics = ctc_loss(model, batch, intermediate_weight=0.5)
+    assert mixed_metrics["loss"] == pytest.approx(plain_metrics["loss"], rel=1e-6)
+    assert mixed.item() != plain.item()
+    mixed.backward()
+    assert all(p.grad is not None for p in model.encoder.layers[0].parameters())

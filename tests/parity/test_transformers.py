@@ -144,6 +144,12 @@ def test_a_projection_that_only_transformers_needs_goes_again(tmp_path: Path) ->
     assert largest_difference(trained, their_model, clips()[:1]) < 1e-4
 
 
+def test_a_pre_norm_sew_is_refused_by_transformers_instead_of_computed_wrong(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", toy_model(TOYS["sew"].replace(norm_first=True)), ENGLISH)
+    with pytest.raises((ValueError, KeyError), match="sewkit"):
+        transformers.AutoModelForCTC.from_pretrained(tmp_path / "m")
+
+
 def their_config(name: str, **changes: object):
     """A small configuration of theirs, written with their names only."""
     family = TOYS[name].family
@@ -235,3 +241,37 @@ def test_a_published_size_of_each_family_gives_the_logits_of_transformers(name: 
     model = toy_model(PUBLISHED[name].replace(vocab_size=32))
     save_model(tmp_path / "m", model, ENGLISH)
     assert largest_difference(model, theirs(tmp_path / "m"), [synthetic_speech(3 * 16_000)]) < 1e-3
+
+
+def test_a_model_fine_tuned_for_another_language_writes_the_text_of_its_pipeline(tmp_path: Path) -> None:
+    """The habits of XLSR models: own letters and case, blank last, normalised input, a mask, marks added later."""
+    vocab = {letter: index for index, letter in enumerate("|'abcdefghijklmnopqrstuvwxyzäöüß")} | {
+        "[UNK]": 32,
+        "[PAD]": 33,
+    }
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(
+        tmp_path / "vocab.json", unk_token="[UNK]", pad_token="[PAD]", word_delimiter_token="|"
+    )
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    stable = {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
+    torch.manual_seed(3)
+    config = their_config("w2v2", **stable, vocab_size=34, pad_token_id=33, layerdrop=0.0)
+    their_model = transformers.Wav2Vec2ForCTC(config).eval()
+    for parameter in their_model.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    their_model.save_pretrained(tmp_path / "m")
+    transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(tmp_path / "m")
+    loaded = load_model(tmp_path / "m")
+    assert loaded.model.config.normalize_input
+    assert loaded.alphabet is not None
+    assert loaded.alphabet.blank == 33
+    assert largest_difference(loaded.model, their_model, clips()) < 1e-4
+    pipeline = transformers.pipeline("automatic-speech-recognition", model=str(tmp_path / "m"), device="cpu")
+    texts = []
+    for waveform in clips():
+        with torch.inference_mode():
+            ids = loaded.model(*padded_batch([waveform]))[0][0].argmax(1).tolist()
+        texts.append(loaded.alphabet.collapse(ids))
+        assert texts[-1] == " ".join(pipeline(waveform)["text"].replace("[UNK]", "").split())
+    assert len(set("".join(texts))) > 3

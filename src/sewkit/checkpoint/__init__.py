@@ -1,7 +1,8 @@
 """Save and load models: transformers' folders and hub ids, original .pt files, bundled models."""
 
 from sewkit.checkpoint.errors import CheckpointError
-from sewkit.checkpoint.loading import LoadedModel, bundled_models, convert, load_model
+from sewkit.checkpoint.loaded import LoadedModel
+from sewkit.checkpoint.loading import bundled_models, convert, load_model
 from sewkit.checkpoint.saving import save_model
 
 __all__ = ["CheckpointError", "LoadedModel", "bundled_models", "convert", "load_model", "save_model"]

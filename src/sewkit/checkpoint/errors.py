@@ -19,7 +19,7 @@ def one_line(error: BaseException, limit: int = 160) -> str:
 
 @contextmanager
 def blaming(source: object) -> Iterator[None]:
-    """Around the reading of settings of others: a value of another kind than its key promises is the fault of `source`."""
+    """Around the reading of settings of others: a value of an unexpected kind is the fault of `source`, not a bug."""
     try:
         yield
     except CheckpointError:

@@ -20,7 +20,7 @@ from sewkit.checkpoint import huggingface
 from sewkit.checkpoint.errors import CheckpointError, blaming, one_line
 from sewkit.checkpoint.hub import near_names
 from sewkit.checkpoint.keymap import KeyMap, Rows, fill_model
-from sewkit.checkpoint.loading import LoadedModel
+from sewkit.checkpoint.loaded import LoadedModel
 from sewkit.checkpoint.tokenizer import assumed_alphabet, read_json
 from sewkit.checkpoint.unpickle import Record, load_torch_file
 from sewkit.config import PUBLISHED, Family, ModelConfig

@@ -71,7 +71,7 @@ def download(model_id: str, accept: Callable[[Path], None]) -> Path:
     # Whatever else the client meets, also the errors of its transport, which changes with its versions.
     except Exception as error:
         raise CheckpointError(
-            f"{model_id}: the hub cannot be reached and the model is not in the cache ({one_line(error)}); "
+            f"{model_id}: no such folder, not in the cache, and the hub cannot be reached ({one_line(error, 80)}); "
             "copy the model's folder here and give its path, or use the bundled model, which needs no network"
         ) from error
     return folder

@@ -18,6 +18,9 @@ from sewkit.checkpoint.keymap import KeyMap, Rows
 from sewkit.config import Family, ModelConfig
 from sewkit.text import Alphabet
 
+FORMAT_VERSION = 1
+"""Of what we note under "sewkit" in config.json, where transformers has no field for it."""
+
 # ---- configuration ---------------------------------------------------------------------------------------------
 
 _FIELDS = (

@@ -102,7 +102,7 @@ def fill_model(
     if _OPTIONAL not in tensors:
         # A fixed draw, so that loading twice gives the same model; fairseq and transformers draw from [0, 1) too.
         seeded = torch.Generator().manual_seed(0)
-        tensors = {**tensors, _OPTIONAL: torch.rand(expected[_OPTIONAL], generator=seeded)}
+        tensors = {**tensors, _OPTIONAL: torch.rand(expected[_OPTIONAL], generator=seeded, device="cpu")}
     _check(expected, tensors, source, keymap)
     # Copies: what was read may be mapped from a file, which must be free to be replaced while the model lives.
     weights = {key: tensors[key].detach().to(torch.float32, copy=True).contiguous() for key in expected}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sewkit.checkpoint import hub, huggingface, tokenizer
+from sewkit.checkpoint import fairseq, hub, huggingface, tokenizer
 from sewkit.checkpoint.errors import CheckpointError, blaming
+from sewkit.checkpoint.huggingface import FORMAT_VERSION
 from sewkit.checkpoint.keymap import fill_model
+from sewkit.checkpoint.loaded import LoadedModel
+from sewkit.checkpoint.saving import save_model
 from sewkit.checkpoint.unpickle import load_torch_file
 from sewkit.config import ModelConfig
 from sewkit.model import SpeechModel
-from sewkit.text import Alphabet
 
 BUNDLED = Path(__file__).parent.parent / "models"
-FORMAT_VERSION = 1
-"""Of what we write under "sewkit" in config.json."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model with what its outputs mean.
-
-    model: in evaluation mode, float32, on the CPU.
-    alphabet: the tokens of a CTC head; None without such a head, and where no file says them.
-    labels: the classes of a classification head by id; None without one.
-    """
-
-    model: SpeechModel
-    alphabet: Alphabet | None = None
-    labels: tuple[str, ...] | None = None
 
 
 def bundled_models() -> tuple[str, ...]:
@@ -59,8 +44,6 @@ def load_model(source: str | os.PathLike[str], architecture: str | os.PathLike[s
     if path.is_file() and path.suffix in (".json", ".safetensors"):
         raise CheckpointError(f"{name}: one file of a model's folder; give the folder, {path.parent}")
     if path.is_file():
-        from sewkit.checkpoint import fairseq
-
         return fairseq.load_original(path, architecture)
     if architecture is not None:
         raise CheckpointError(f"{name}: an architecture is given for original .pt files only; this is not such a file")
@@ -90,7 +73,8 @@ def load_folder(folder: Path) -> LoadedModel:
     facts = _our_facts(raw, config_file)
     weights_file, tensors = read_weights(folder)
     if raw.get("model_type") == "sewkit":
-        config = huggingface.validated(facts.get("config", {}), config_file)
+        with blaming(config_file):
+            config = huggingface.validated(facts["config"], config_file)
         model = fill_model(config, tensors, weights_file)
     else:
         model = _from_transformers(folder, raw, facts, tensors, weights_file)
@@ -134,7 +118,7 @@ def _is_identity(named: Mapping[str, Tensor]) -> bool:
     weight, bias = named.get("projection.weight"), named.get("projection.bias")
     if weight is None or bias is None:
         return False
-    return torch.equal(weight.float(), torch.eye(len(weight))) and not bias.any()
+    return torch.equal(weight.float(), torch.eye(len(weight), device=weight.device)) and not bias.any()
 
 
 def _with_meaning(folder: Path, raw: Mapping[str, Any], model: SpeechModel) -> LoadedModel:
@@ -192,8 +176,6 @@ def convert(
 
     half: store the weights in half precision. Raises CheckpointError; then nothing has been written.
     """
-    from sewkit.checkpoint.saving import save_model
-
     target = Path(folder).expanduser()
     if target.is_dir() and any(target.iterdir()):
         raise CheckpointError(f"{target}: exists and is not empty; give the name of a new folder")

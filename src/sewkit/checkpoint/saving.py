@@ -20,7 +20,8 @@ from torch import Tensor
 
 from sewkit.checkpoint import huggingface, tokenizer
 from sewkit.checkpoint.errors import CheckpointError
-from sewkit.checkpoint.loading import FORMAT_VERSION, LoadedModel
+from sewkit.checkpoint.huggingface import FORMAT_VERSION
+from sewkit.checkpoint.loaded import LoadedModel
 from sewkit.config import ModelConfig
 from sewkit.model import SpeechModel
 from sewkit.text import Alphabet
@@ -44,7 +45,7 @@ def save_model(
     Raises CheckpointError where alphabet or labels do not fit the head, or the folder cannot be written.
     """
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, alphabet, labels)
-    folder = Path(folder).expanduser()
+    folder = Path(folder).expanduser().absolute()
     _check_meaning(loaded)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: is a file; give the name of a folder")

@@ -16,12 +16,6 @@ import torch
 
 from sewkit.checkpoint.errors import CheckpointError, one_line
 
-_RECORDS = (
-    "argparse.Namespace",  # options, before fairseq kept them in dicts
-    "fairseq.data.dictionary.Dictionary",  # the letters of a fine-tuned model
-)
-
-
 _ONE_AT_A_TIME = threading.Lock()
 """torch keeps the classes it accepts for the whole process: one thread's end must not take them from another."""
 
@@ -30,15 +24,21 @@ class Record:
     """Attributes of an object whose class is not ours to run."""
 
 
+# torch finds an accepted class by its module and name, so the stand-ins bear those of the originals.
+_STAND_INS: list[Any] = [
+    type("Namespace", (Record,), {"__module__": "argparse"}),  # options, before fairseq kept them in dicts
+    type("Dictionary", (Record,), {"__module__": "fairseq.data.dictionary"}),  # the letters of a fine-tuned model
+]
+
+
 def load_torch_file(path: Path) -> Any:
     """What torch.save wrote, tensors on the CPU; objects of the two known classes come as `Record`.
 
     Tensors of a zip file are mapped, not read: originals are two thirds optimiser state, which then costs nothing.
     Raises CheckpointError for a file that holds other code or is damaged.
     """
-    records: list[Any] = [(Record, name) for name in _RECORDS]
     try:
-        with _ONE_AT_A_TIME, torch.serialization.safe_globals(records):
+        with _ONE_AT_A_TIME, torch.serialization.safe_globals(_STAND_INS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     # A damaged or hostile pickle can fail anywhere in the unpickler, with any exception.
     except Exception as error:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import lzma
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 DATA = Path(__file__).parent / "data"
+NAMES = sorted(path.name for path in DATA.iterdir() if path.is_dir())
 
 
 class GoldenCase:
@@ -36,20 +35,3 @@ class GoldenCase:
     @property
     def waveforms(self) -> list[np.ndarray]:
         return [self.expected[f"wav{i}"] for i in range(sum(key.startswith("wav") for key in self.expected))]
-
-
-@pytest.fixture(scope="session")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("golden")
-
-
-@pytest.fixture(params=sorted(path.name for path in DATA.iterdir() if path.is_dir()))
-def case(request: pytest.FixtureRequest, unpacked: Path) -> GoldenCase:
-    """Every case in turn."""
-    return GoldenCase(request.param, unpacked)
-
-
-@pytest.fixture
-def golden_case(unpacked: Path) -> Callable[[str], GoldenCase]:
-    """A case by name."""
-    return lambda name: GoldenCase(name, unpacked)
