@@ -59,7 +59,8 @@ def test_words_are_where_they_were_spoken(asr: sewkit.Recognizer, clips: list[tu
         start += (len(samples) + len(pause)) / SAMPLE_RATE
     words = asr.transcribe(np.concatenate(pieces)).words
     right = [
-        any(w.text == text and begin - 0.1 <= w.start and w.end <= end + 0.1 for w in words) for text, begin, end in spans
+        any(w.text == text and begin - 0.1 <= w.start and w.end <= end + 0.1 for w in words)
+        for text, begin, end in spans
     ]
     assert sum(right) >= 6
 

@@ -15,7 +15,11 @@ CLIP = ROOT / "examples" / "digits.flac"
 
 def run(*command: object, **environment: str) -> str:
     result = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, env={**os.environ, **environment}, cwd=ROOT.parent
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        cwd=ROOT.parent,
     )
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
@@ -39,4 +43,7 @@ def test_the_wheel_alone_transcribes_offline(tmp_path: Path) -> None:
     text = (CLIP.with_suffix(".txt")).read_text().strip()
     sewkit = tmp_path / "empty" / "bin" / "sewkit"
     assert run(sewkit, "transcribe", CLIP, HF_HUB_OFFLINE="1", PYTHONPATH="").strip() == text
-    assert run(python, "-c", "import sewkit, pathlib; print((pathlib.Path(sewkit.__file__).parent / 'py.typed').exists())") == "True\n"
+    assert (
+        run(python, "-c", "import sewkit, pathlib; print((pathlib.Path(sewkit.__file__).parent / 'py.typed').exists())")
+        == "True\n"
+    )

@@ -7,17 +7,25 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import TOY
 
 import sewkit
 from sewkit import chunks
 from sewkit.checkpoint import LoadedModel
 from sewkit.lengths import num_frames
-from sewkit.model import build_model
 from sewkit.runtime.pytorch import TorchRuntime
+from sewkit.testing import TOYS, toy_model
 from sewkit.text import Alphabet
 
 RATE = 16_000
+
+
+def test_a_model_without_letters_gives_logits_but_no_text(noise: np.random.Generator) -> None:
+    model = toy_model("sew")
+    asr = sewkit.Recognizer(LoadedModel(model), TorchRuntime(model, torch.device("cpu")), "silent")
+    waveform = clip(noise, 0.5)
+    assert asr.logits([waveform])[0].shape == (24, 32)
+    with pytest.raises(sewkit.UserError, match="silent has no letters"):
+        asr.transcribe(waveform)
 
 
 def clip(generator: np.random.Generator, seconds: float) -> np.ndarray:
@@ -55,7 +63,7 @@ def test_what_shares_a_batch_changes_nothing(toy: sewkit.Recognizer, noise: np.r
     waveforms = [clip(noise, seconds) for seconds in (3.0, 0.7, 1.93, 0.1, 0.02)]
     for together, waveform in zip(toy.logits(waveforms), waveforms, strict=True):
         (alone,) = toy.logits([waveform])
-        assert together.shape == alone.shape == (num_frames(len(waveform), TOY.conv_layers), 32)
+        assert together.shape == alone.shape == (num_frames(len(waveform), TOYS["sew"].conv_layers), 32)
         np.testing.assert_allclose(together, alone, atol=1e-4)
     for together, waveform in zip(toy.encode(waveforms), waveforms, strict=True):
         np.testing.assert_allclose(together, toy.encode([waveform])[0], atol=1e-4)
@@ -103,14 +111,13 @@ def test_stitched_chunks_equal_the_whole_for_a_model_that_hears_no_further_than_
     noise: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No attention and no statistics over time: every word, time and confidence is that of the recording in one piece."""
-    torch.manual_seed(1)
-    model = build_model(TOY.replace(num_layers=0, extractor_norm="layer"))
+    model = toy_model(TOYS["sew"].replace(num_layers=0, extractor_norm="layer"))
     asr = sewkit.Recognizer(LoadedModel(model, Alphabet.english()), TorchRuntime(model, torch.device("cpu")), "local")
     samples = clip(noise, 75.3)
     stitched = asr.transcribe(samples)
     monkeypatch.setattr(chunks, "CHUNK_SECONDS", 100.0)
     whole = asr.transcribe(samples)
-    assert len(whole.words) > 3
+    assert len(whole.text) > 500  # one endless word of gibberish still has every letter and both its times compared
     assert [(w.text, w.start, w.end) for w in stitched.words] == [(w.text, w.start, w.end) for w in whole.words]
 
 

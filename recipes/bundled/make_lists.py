@@ -2,7 +2,7 @@
 
 Every recording of a set is used exactly once. Whole clips are joined, NOT trimmed, with 0 to 0.5 s of digital silence
 between them; a string has 3 to 12 words. A string of `fsdd-digits` has one speaker (the set has one a split), one of
-`speech-commands-excerpt` mixes speakers. Paths are relative to the folder of the set, which the reader must have.
+`speech-commands-excerpt` mixes speakers. Paths are relative to the data root, which the reader must have.
 
     python recipes/bundled/make_lists.py --data-root data --output recipes/bundled
 """
@@ -47,9 +47,10 @@ def join(clips: list[Utterance], root: Path, generator: np.random.Generator) -> 
     )
 
 
-def make_list(root: Path, split: str, intent: str, seed: int) -> list[dict]:
+def make_list(root: Path, folder: str, split: str, intent: str, seed: int) -> list[dict]:
     """All rows of one list."""
-    clips = [row for row in read_manifest(root / "manifest.jsonl", split) if row.extra["intent"] == intent]
+    rows_of_set = read_manifest(root / folder / "manifest.jsonl", split)
+    clips = [row for row in rows_of_set if row.extra["intent"] == intent]
     generator = np.random.default_rng(seed)
     shuffled = [clips[index] for index in generator.permutation(len(clips))]
     rows = []
@@ -68,7 +69,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name, folder, intent in LISTS:
         for split in ("dev", "test"):
-            rows = make_list(arguments.data_root / folder, split, intent, arguments.seed)
+            rows = make_list(arguments.data_root, folder, split, intent, arguments.seed)
             path = arguments.output / f"{split}-{name}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             print(f"{path}: {len(rows)} strings, {sum(len(row['parts']) for row in rows)} clips")

@@ -117,7 +117,8 @@ class Recognizer:
 
     def logits(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
         """Letter scores (num_frames, vocab), one float32 array a waveform at 16 kHz; never chunked."""
-        self._alphabet()
+        if self.config.vocab_size is None:
+            raise UserError(f"{self.name} has no CTC head, so it has no logits: fine-tune it first, or use encode()")
         return self._in_batches(self.runtime.logits, waveforms, compute)
 
     def encode(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
@@ -126,11 +127,7 @@ class Recognizer:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json, model.safetensors, tokenizer and preprocessor files, as transformers loads them."""
-        save_model(folder, self.loaded)
-
-    def _alphabet(self) -> None:
-        if self.loaded.alphabet is None:
-            raise UserError(f"{self.name} has no CTC head, so it gives no letters: fine-tune it first, or use encode()")
+        save_model(folder, self.loaded.model, self.loaded.alphabet, self.loaded.labels)
 
     def _in_batches(
         self,
@@ -151,7 +148,8 @@ class Recognizer:
     def _outcomes(
         self, sources: Iterable[AudioSource], compute: Compute, on_progress: Callable[[float], None] | None
     ) -> Iterator[Transcript | AudioError]:
-        self._alphabet()
+        if self.loaded.alphabet is None:
+            raise UserError(f"{self.name} has no letters: fine-tune it to transcribe, or use encode() or logits()")
         queue: deque[_Recording] = deque()
         waiting: list[_Piece] = []
         waiting_samples = 0

@@ -219,7 +219,7 @@ def test_the_working_directory_can_be_written_to(tmp_path: Path, monkeypatch: py
 def test_a_loaded_model_brings_its_own_meaning(saved: Path, tmp_path: Path) -> None:
     loaded = load_model(saved)
     assert isinstance(loaded, LoadedModel)
-    save_model(tmp_path / "again", loaded)
+    save_model(tmp_path / "again", loaded.model, loaded.alphabet, loaded.labels)
     assert load_model(tmp_path / "again").alphabet == ENGLISH
 
 

@@ -43,7 +43,10 @@ def test_runs_collapse_before_blanks_are_dropped(spelling: str, text: str) -> No
 @given(st.text(alphabet="ABO|.", max_size=40), st.integers(0, 40))
 def test_labels_cut_anywhere_and_joined_decode_the_same(spelling: str, cut: int) -> None:
     labels = frames(spelling)
-    pieces = [FrameLabels(labels.ids[:cut], labels.probabilities[:cut]), FrameLabels(labels.ids[cut:], labels.probabilities[cut:])]
+    pieces = [
+        FrameLabels(labels.ids[:cut], labels.probabilities[:cut]),
+        FrameLabels(labels.ids[cut:], labels.probabilities[cut:]),
+    ]
     assert decode_words(FrameLabels.concatenate(pieces), ALPHABET, TIMING) == decode_words(labels, ALPHABET, TIMING)
 
 

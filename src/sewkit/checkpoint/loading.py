@@ -180,5 +180,5 @@ def convert(
     if target.is_dir() and any(target.iterdir()):
         raise CheckpointError(f"{target}: exists and is not empty; give the name of a new folder")
     loaded = load_model(source, architecture)
-    save_model(target, loaded, dtype=torch.float16 if half else torch.float32)
+    save_model(target, loaded.model, loaded.alphabet, loaded.labels, dtype=torch.float16 if half else torch.float32)
     return loaded

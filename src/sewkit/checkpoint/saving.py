@@ -32,19 +32,19 @@ _OTHER_WEIGHTS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_
 
 def save_model(
     folder: str | os.PathLike[str],
-    model: SpeechModel | LoadedModel,
+    model: SpeechModel,
     alphabet: Alphabet | None = None,
     labels: tuple[str, ...] | None = None,
     *,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a model; `dtype` is what its weights are stored as. A `LoadedModel` brings its own alphabet and labels.
+    """Write a model with what its outputs mean; `dtype` is what its weights are stored as.
 
     Everything is written beside `folder` first and then moved, so `folder` never holds half a file. In a folder that
     exists, a model of ours is replaced and other files are left alone.
     Raises CheckpointError where alphabet or labels do not fit the head, or the folder cannot be written.
     """
-    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, alphabet, labels)
+    loaded = LoadedModel(model, alphabet, labels)
     folder = Path(folder).expanduser().absolute()
     _check_meaning(loaded)
     if folder.exists() and not folder.is_dir():

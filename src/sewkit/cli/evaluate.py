@@ -24,7 +24,7 @@ def evaluate(
 ) -> None:
     """Measure the word error rate, with its 95 % bootstrap interval over recordings, one line a manifest.
 
-    Example:  sewkit evaluate recipes/bundled/eval/fsdd-digits-test.jsonl --data-root data/speech
+    Example:  sewkit evaluate recipes/bundled/test-*.jsonl --data-root data
     """
     from sewkit.evaluate.manifest import evaluate_manifest
     from sewkit.recognizer import load

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sewkit.errors import MissingExtraError
+
 
 @dataclass(frozen=True, kw_only=True)
 class WordErrors:
@@ -51,8 +53,10 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[Wo
 
 
 def _errors(reference: str, hypothesis: str) -> WordErrors:
-    import jiwer
-
+    try:
+        import jiwer
+    except ImportError:
+        raise MissingExtraError("measuring word error rates", "train") from None
     if not reference.split():  # jiwer refuses empty references
         return WordErrors(substitutions=0, deletions=0, insertions=len(hypothesis.split()), num_words=0)
     output = jiwer.process_words(reference, hypothesis)

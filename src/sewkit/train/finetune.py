@@ -218,8 +218,8 @@ def read_dev_sets(recipe: Recipe) -> dict[str, list[tuple[np.ndarray, str]]]:
     """name -> (waveform, text) of every utterance, longest first."""
     sets = {}
     for dev in recipe.dev:
-        root = recipe.data_root / dev.root if dev.root else None
-        path = (recipe.folder if dev.root else recipe.data_root) / dev.manifest
+        path = (recipe.folder if dev.beside_recipe else recipe.data_root) / dev.manifest
+        root = recipe.data_root if dev.beside_recipe else None
         rows = sorted(read_manifest(path, split=dev.split, root=root), key=lambda row: -row.duration)
         sets[dev.name] = [(load_utterance(row), row.text) for row in rows]
     return sets

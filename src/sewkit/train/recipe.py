@@ -31,8 +31,8 @@ class DevSet(_Part):
     name: str
     manifest: Path
     split: str = "dev"
-    root: Path | None = None
-    """Folder of the recordings below `data_root`, for lists that a recipe brings along."""
+    beside_recipe: bool = False
+    """The manifest lies in the recipe's folder, not below `data_root`; its recordings are below `data_root` still."""
 
 
 class StageRecipe(_Part):
