@@ -13,7 +13,7 @@ from sewkit.compute import macs
 from sewkit.data.manifest import load_utterance, read_manifest
 
 ROOT = Path(__file__).parent.parent
-DIGITS = frozenset("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split())
+DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
 
 @pytest.fixture(scope="module")

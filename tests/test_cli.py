@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 from sewkit.cli.main import app, main
 from sewkit.cli.sources import find_audio, unique_stems
+from sewkit.doctor import CLIP_TEXT
+from sewkit.transcript import Transcript
 
 RATE = 16_000
 
@@ -83,7 +86,9 @@ def test_every_format_is_written_and_named_after_its_recording(folder: Path, toy
     out_dir = folder / "out"
     out, err = run("transcribe", folder / "good.wav", "-m", toy_folder, "-f", "all", "-o", out_dir)
     assert out == ""
-    assert {path.name for path in out_dir.iterdir()} == {f"good.{form}" for form in "txt srt vtt tsv json ctm".split()}
+    assert {path.name for path in out_dir.iterdir()} == {
+        f"good.{form}" for form in ("txt", "srt", "vtt", "tsv", "json", "ctm")
+    }
     assert err.count("wrote ") == 6
 
 
@@ -147,9 +152,20 @@ def test_doctor_checks_that_batches_change_nothing(toy_folder: Path) -> None:
     assert "extra audio: av" in out
 
 
+@pytest.mark.parametrize(("heard", "status"), [(CLIP_TEXT.replace("MISTER", "MISTR"), 0), ("SOMETHING ELSE", 1)])
+def test_doctor_verifies_a_published_model_by_the_words_it_reads(
+    heard: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcript = Transcript(heard, [], [], 7.1, None, "clip")
+    monkeypatch.setattr("sewkit.doctor.load", lambda model: SimpleNamespace(transcribe=lambda clip: transcript))
+    out, _ = run("doctor", "--verify", "asapp/sew-tiny-100k-ft-ls100h", status=status)
+    assert ("FAILED" in out) == bool(status)
+    assert heard in out
+
+
 def test_help_needs_no_torch() -> None:
     """So that it appears at once: the heavy imports stay inside the verbs."""
-    code = "import sys; from sewkit.cli.main import app; print([m for m in ('torch', 'numpy', 'pydantic') if m in sys.modules])"
+    code = "import sys, sewkit.cli.main; print([m for m in ('torch', 'numpy', 'pydantic') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

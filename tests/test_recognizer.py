@@ -110,14 +110,14 @@ def test_progress_adds_up_to_the_length_of_the_sound(toy: sewkit.Recognizer, noi
 def test_stitched_chunks_equal_the_whole_for_a_model_that_hears_no_further_than_the_margin(
     noise: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No attention and no statistics over time: every word, time and confidence is that of the recording in one piece."""
+    """No attention and no statistics over time: every word and time is that of the recording in one piece."""
     model = toy_model(TOYS["sew"].replace(num_layers=0, extractor_norm="layer"))
     asr = sewkit.Recognizer(LoadedModel(model, Alphabet.english()), TorchRuntime(model, torch.device("cpu")), "local")
     samples = clip(noise, 75.3)
     stitched = asr.transcribe(samples)
     monkeypatch.setattr(chunks, "CHUNK_SECONDS", 100.0)
     whole = asr.transcribe(samples)
-    assert len(whole.text) > 500  # one endless word of gibberish still has every letter and both its times compared
+    assert len(whole.text) > 500  # gibberish without end, every letter of it compared
     assert [(w.text, w.start, w.end) for w in stitched.words] == [(w.text, w.start, w.end) for w in whole.words]
 
 

@@ -20,7 +20,10 @@ EXTRAS = {"audio": "av", "train": "jiwer", "plot": "matplotlib"}
 TOLERANCE = 1e-4
 """Largest difference of a logit between a clip in a padded batch and the clip alone, in float32."""
 CLIP = "sense-and-sensibility.flac"
-CLIP_TEXT = "AND MISTER JOHN DASHWOOD HAD THEN LEISURE TO CONSIDER HOW MUCH THERE MIGHT BE PRUDENTLY IN HIS POWER TO DO FOR THEM"
+CLIP_TEXT = (
+    "AND MISTER JOHN DASHWOOD HAD THEN LEISURE TO CONSIDER "
+    "HOW MUCH THERE MIGHT BE PRUDENTLY IN HIS POWER TO DO FOR THEM"
+)
 CLIP_AGREEMENT = 0.75
 """Share of the clip's words that a published English model must get right; the smallest have about 10 % errors."""
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from sewkit.audio import AudioError
 from sewkit.errors import UserError
 
-AUDIO_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in ("wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aiff", "aif", "au", "caf", "w64")
-    + ("m4a", "mp4", "aac", "webm", "mkv", "mov")
-)
+_LIBSNDFILE = ("wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aiff", "aif", "au", "caf", "w64")
+_CONTAINERS = ("m4a", "mp4", "aac", "webm", "mkv", "mov")
+AUDIO_SUFFIXES = frozenset(f".{suffix}" for suffix in (*_LIBSNDFILE, *_CONTAINERS))
 """What is taken from a folder; a file named by itself may be called anything."""
 STDIN = "-"
 
@@ -40,7 +38,7 @@ def _expand(argument: str) -> list[str]:
 
 
 def unique_stems(sources: Iterable[str]) -> dict[str, str]:
-    """Source -> stem of its output files: the file's own, with its folders or suffix put in where two would share one."""
+    """Source -> stem of its output files: the file's own; folders or suffix are put in where two would share one."""
     stems: dict[str, str] = {}
     taken: set[str] = set()
     for source in sources:
