@@ -27,6 +27,8 @@ from sewkit.transcript import Transcript, segment_words
 
 BUNDLED = "sew-words"
 """The model that comes with the package."""
+CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 10.0, 240.0
+"""Sound that shares a batch unless the caller says: a CPU gains nothing from long clips side by side, a GPU does."""
 LOOKAHEAD_BATCHES = 8
 """Batches' worth of sound read ahead, so that clips of like length share a batch."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,14 +60,16 @@ def load(
         raise UserError(f"dtype {dtype!r} is not known; expected one of {', '.join(DTYPES)}")
     if threads is not None:
         torch.set_num_threads(threads)
+    where = pick_device(device)
     loaded = load_model(source, architecture)
-    return Recognizer(loaded, TorchRuntime(loaded.model, pick_device(device), DTYPES[dtype]), name=str(source))
+    batch_seconds = CPU_BATCH_SECONDS if where.type == "cpu" else GPU_BATCH_SECONDS
+    return Recognizer(loaded, TorchRuntime(loaded.model, where, DTYPES[dtype]), str(source), batch_seconds)
 
 
 class Recognizer:
     """A loaded model with everything that turns sound into text and back into a folder."""
 
-    def __init__(self, loaded: LoadedModel, runtime: Runtime, name: str, batch_seconds: float = 30.0):
+    def __init__(self, loaded: LoadedModel, runtime: Runtime, name: str, batch_seconds: float = CPU_BATCH_SECONDS):
         self.loaded = loaded
         self.runtime = runtime
         self.name = name

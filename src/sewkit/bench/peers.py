@@ -76,6 +76,7 @@ def _pipeline(folder: str) -> Callable[[Sequence[np.ndarray], int], list[str]]:
     except ImportError:
         raise MissingExtraError("the comparison with transformers", "dev") from None
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     recognize = pipeline("automatic-speech-recognition", model=folder, device="cpu")
 
     def run(clips: Sequence[np.ndarray], batch_size: int) -> list[str]:
