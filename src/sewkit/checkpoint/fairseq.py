@@ -19,6 +19,7 @@ from torch import Tensor
 from sewkit.checkpoint import huggingface
 from sewkit.checkpoint.errors import CheckpointError, blaming, one_line
 from sewkit.checkpoint.hub import near_names
+from sewkit.checkpoint.infer import fits, infer
 from sewkit.checkpoint.keymap import KeyMap, Rows, fill_model
 from sewkit.checkpoint.loaded import LoadedModel
 from sewkit.checkpoint.tokenizer import assumed_alphabet, read_json
@@ -96,7 +97,7 @@ class Original:
     def _no_architecture(self) -> CheckpointError:
         known = infer(self.tensors, self.path)
         facts = ", ".join(f"{field} {value}" for field, value in known.items() if field != "conv_widths_and_kernels")
-        fitting = [name for name, config in PUBLISHED.items() if _fits(config, known)]
+        fitting = [name for name, config in PUBLISHED.items() if fits(config, known)]
         remedy = f"these published sizes fit: {', '.join(fitting)}" if fitting else "no published size fits"
         return CheckpointError(
             f"{self.path}: the file does not state its architecture. Its tensors tell: {facts}. They do not tell: "
@@ -335,60 +336,6 @@ def _read_fields(fields: Any, path: Path) -> ModelConfig:
     if "model_type" in fields:  # a config.json of transformers
         return huggingface.read_config(fields, set(), path)
     return huggingface.validated(fields, path)
-
-
-# ---- what tensors tell ---------------------------------------------------------------------------------------------
-
-
-def infer(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    """Fields of ModelConfig that shapes tell; "conv_widths_and_kernels" are its conv_layers without strides."""
-    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
-    try:
-        return _infer(shapes)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"{path}: not a wav2vec 2.0, SEW or SEW-D model: no usable tensor {error} among {len(shapes)}"
-        ) from error
-
-
-def _infer(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    squeezed = "encoder.upsample.0.weight" in shapes
-    disentangled = "encoder.encoder.rel_embeddings.weight" in shapes
-    layer = "encoder.encoder.layer.{}." if disentangled else "encoder.layers.{}."
-    up = (layer + ("intermediate.dense.weight" if disentangled else "fc1.weight")).format
-    conv = "feature_extractor.conv_layers.{}.0.weight".format
-    hidden, per_group, kernel = shapes["encoder.pos_conv.0.weight_v"]
-    found: dict[str, Any] = {
-        "family": "sew-d" if disentangled else "sew" if squeezed else "wav2vec2",
-        "hidden_size": hidden,
-        "num_layers": _count(shapes, up),
-        "ffn_size": shapes[up(0)][0],
-        "conv_widths_and_kernels": tuple((shapes[conv(i)][0], shapes[conv(i)][2]) for i in range(_count(shapes, conv))),
-        "conv_bias": "feature_extractor.conv_layers.0.0.bias" in shapes,
-        "extractor_norm": "layer" if "feature_extractor.conv_layers.0.2.1.weight" in shapes else "group",
-        "project_features": "post_extract_proj.weight" in shapes,
-        "pos_conv_kernel": kernel,
-        "pos_conv_groups": hidden // per_group,
-        "squeeze_factor": shapes["encoder.upsample.0.weight"][0] // hidden if squeezed else 1,
-    }
-    if disentangled:
-        found["position_buckets"] = shapes["encoder.encoder.rel_embeddings.weight"][0] // 2
-    return found
-
-
-def _count(shapes: Mapping[str, Any], name: Any) -> int:
-    count = 0
-    while name(count) in shapes:
-        count += 1
-    return count
-
-
-def _fits(config: ModelConfig, known: Mapping[str, Any]) -> bool:
-    layers = tuple((width, kernel) for width, kernel, _ in config.conv_layers)
-    return all(
-        value == (layers if field == "conv_widths_and_kernels" else getattr(config, field))
-        for field, value in known.items()
-    )
 
 
 # ---- letters -------------------------------------------------------------------------------------------------------
