@@ -65,10 +65,12 @@ def output_formats(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(formats))
 
 
-def total_seconds(paths: Iterable[str]) -> float | None:
+def total_seconds(paths: list[str]) -> float | None:
     """Seconds of sound in all files by their headers; None where that can't be told."""
     import soundfile
 
+    if STDIN in paths:  # libsndfile takes the name "-" for standard input too, and would use it up
+        return None
     try:
         return sum(soundfile.info(path).duration for path in paths)
     except (soundfile.LibsndfileError, OSError):
