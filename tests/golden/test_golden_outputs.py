@@ -38,7 +38,8 @@ def golden_case(unpacked: Path) -> Callable[[str], GoldenCase]:
     return lambda name: GoldenCase(name, unpacked)
 
 
-def assert_close(found: Tensor, expected: np.ndarray) -> None:
+def assert_close(found: Tensor, expected: np.ndarray, what: str = "stage") -> None:
+    print(f"difference {(found - torch.from_numpy(expected)).abs().max():.1e} {what}")  # pytest -rP shows it
     torch.testing.assert_close(found, torch.from_numpy(expected), atol=TOLERANCE, rtol=0)
 
 
@@ -55,8 +56,8 @@ def test_features_and_encoder_outputs_of_every_case(case: GoldenCase) -> None:
     for number, waveform in enumerate(case.waveforms):
         with torch.inference_mode():
             encoded = model.encode(*padded_batch([waveform]))
-        assert_close(features[-1][0], case.expected[f"u{number}_features"])
-        assert_close(encoded.frames[0], case.expected[f"u{number}_encoder"])
+        assert_close(features[-1][0], case.expected[f"u{number}_features"], "features")
+        assert_close(encoded.frames[0], case.expected[f"u{number}_encoder"], "encoder")
 
 
 def test_ctc_logits_of_every_case(case: GoldenCase) -> None:
@@ -64,7 +65,7 @@ def test_ctc_logits_of_every_case(case: GoldenCase) -> None:
     for number, waveform in enumerate(case.waveforms):
         with torch.inference_mode():
             logits, _ = model(*padded_batch([waveform]))
-        assert_close(logits[0], case.expected[f"u{number}_logits"])
+        assert_close(logits[0], case.expected[f"u{number}_logits"], "logits")
 
 
 def test_every_stage_of_the_first_clip(case: GoldenCase) -> None:

@@ -71,6 +71,7 @@ def largest_difference(ours: SpeechModel, their_model, waveforms: list[np.ndarra
         expected = output.logits if ours.head is not None else output.last_hidden_state
         assert found.shape == expected.shape
         worst = max(worst, float((found - expected).abs().max()))
+    print(f"difference {worst:.1e} {'logits' if ours.head is not None else 'encoder'}")  # pytest -rP shows it
     return worst
 
 

@@ -2,6 +2,10 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,15 +44,36 @@ def test_a_model_trains_from_random_weights_and_is_saved_for_use(folder):
     assert any("wer_tones" in line for line in lines)
 
 
-@pytest.mark.parametrize("killed_after", [2, 3])
-def test_a_killed_run_ends_with_the_same_model(folder, killed_after):
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_with_the_same_model(folder):
+    """SIGKILL, twice, wherever it happens to be; the resumed run repeats what came after its last checkpoint."""
+    stages = [utterance_stage(utterances=200)]
+    path = write_recipe(folder, stages=stages, checkpoint_seconds=0.2, threads=1, log_every=1, validate_every=1000)
+    command = [sys.executable, "-m", "sewkit", "finetune", "-c", str(path), "-o", str(folder / "killed")]
+    log = folder / "killed" / "log.jsonl"
+    for num_lines in (30, 90):
+        process = subprocess.Popen([*command, "--resume"], stderr=subprocess.DEVNULL)
+        while not log.exists() or log.read_text().count("\n") < num_lines:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not (folder / "killed" / "model").exists()
+    subprocess.run([*command, "--resume"], check=True, stderr=subprocess.DEVNULL)
+    run(load_recipe(path), folder / "whole")
+    whole, killed = (load_model(folder / name / "model").model.state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("stopped_after", [2, 3])
+def test_a_stopped_run_ends_with_the_same_model(folder, stopped_after):
     recipe = load_recipe(write_recipe(folder))
     run(recipe, folder / "whole")
     for _ in range(5):
-        run(recipe, folder / "killed", resume=True, stop_after=killed_after)
-    run(recipe, folder / "killed", resume=True)
-    whole, killed = (load_model(folder / name / "model").model.state_dict() for name in ("whole", "killed"))
-    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+        run(recipe, folder / "stopped", resume=True, stop_after=stopped_after)
+    run(recipe, folder / "stopped", resume=True)
+    whole, stopped = (load_model(folder / name / "model").model.state_dict() for name in ("whole", "stopped"))
+    assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
 
 
 def test_fine_tuning_starts_from_a_folder_and_leaves_the_extractor_alone(folder):

@@ -53,13 +53,13 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("killed_after", [1, 5, 12])
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path, killed_after):
+@pytest.mark.parametrize("stopped_after", [1, 5, 12])
+def test_a_stopped_run_resumes_to_the_same_weights(tmp_path, stopped_after):
     whole = Toy()
     state = train(whole, [toy_stage(whole), toy_stage(whole)], Settings(output=tmp_path / "whole", average_decay=0.9))
 
     first = Toy()
-    settings = Settings(output=tmp_path / "killed", average_decay=0.9, stop_after=killed_after)
+    settings = Settings(output=tmp_path / "killed", average_decay=0.9, stop_after=stopped_after)
     train(first, [toy_stage(first), toy_stage(first)], settings)
     second = Toy()
     nn.init.zeros_(second.body.weight)  # resuming must not depend on the start
@@ -74,7 +74,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, killed_after):
     assert resumed.stage == 2
 
 
-def test_a_stages_own_head_survives_a_kill(tmp_path):
+def test_a_stages_own_head_survives_a_stop(tmp_path):
     def stage_with_head(model):
         torch.manual_seed(1)
         head = nn.Linear(2, 1)

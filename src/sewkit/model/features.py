@@ -47,18 +47,12 @@ class InstanceNorm(nn.Module):
         return (wide * scale + (self.bias[:, None] - mean * scale)).to(x)
 
 
-class ChannelNorm(nn.Module):
+class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of each frame, as wav2vec 2.0 large (LV-60k) has after every convolution."""
 
-    def __init__(self, num_channels: int, eps: float = 1e-5):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
-        self.eps = eps
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
         """(B, C, T) -> (B, C, T); each frame by itself, so lengths play no part."""
-        return F.layer_norm(x.transpose(1, 2), self.weight.shape, self.weight, self.bias, self.eps).transpose(1, 2)
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 class ConvBlock(nn.Module):
