@@ -12,6 +12,7 @@ from sewkit.version import __version__
 
 if TYPE_CHECKING:
     from sewkit.audio import AudioError
+    from sewkit.classification import Classification, LabelScore
     from sewkit.compute import Compute
     from sewkit.config import PUBLISHED, ModelConfig
     from sewkit.errors import UserError
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AudioError": "audio",
+    "Classification": "classification",
     "Compute": "compute",
+    "LabelScore": "classification",
     "ModelConfig": "config",
     "PUBLISHED": "config",
     "Recognizer": "recognizer",
@@ -34,7 +37,9 @@ _HOME = {
 __all__ = [
     "PUBLISHED",
     "AudioError",
+    "Classification",
     "Compute",
+    "LabelScore",
     "ModelConfig",
     "Recognizer",
     "Segment",

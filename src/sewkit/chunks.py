@@ -8,7 +8,7 @@ frames that the recording would have in one piece. Each kept frame has at least 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,10 @@ class ChunkPlan:
             max(1, int(seconds * SAMPLE_RATE) // unit) * unit for seconds in (CHUNK_SECONDS, MARGIN_SECONDS)
         )
         return cls(chunk, margin, hop)
+
+    def without_overlap(self) -> ChunkPlan:
+        """Chunks side by side, for what is averaged over a recording and needs no frame to be exact."""
+        return replace(self, margin=0)
 
 
 def split(blocks: Iterable[np.ndarray], plan: ChunkPlan) -> Iterator[Chunk]:

@@ -1,7 +1,10 @@
-"""From sound to text: load -> chunk -> batch -> logits -> decode -> stitch.
+"""From sound to text or class: load -> chunk -> batch -> logits -> decode -> stitch.
 
 asr = sewkit.load()
 asr.transcribe("call.mp3").text
+
+voices = sewkit.load("my-classifier")
+voices.classify("call.mp3").label
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +21,12 @@ import torch
 from sewkit import chunks
 from sewkit.audio import SAMPLE_RATE, AudioError, AudioSource, source_name, stream_audio
 from sewkit.checkpoint import LoadedModel, load_model, save_model
+from sewkit.classification import Classification, PooledScores, rank
 from sewkit.compute import Compute, operating_points, resolve
 from sewkit.config import ModelConfig
 from sewkit.decode import FrameLabels, FrameTiming, best_labels, decode_words
 from sewkit.errors import UserError
-from sewkit.lengths import hop_samples, informed_length, num_frames, receptive_field
+from sewkit.lengths import hop_samples, informed_length, min_samples, num_frames, receptive_field
 from sewkit.runtime import Runtime, batches_by_size
 from sewkit.transcript import Transcript, segment_words
 
@@ -31,6 +36,10 @@ CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 10.0, 240.0
 """Sound that shares a batch unless the caller says: a CPU gains nothing from long clips side by side, a GPU does."""
 LOOKAHEAD_BATCHES = 8
 """Batches' worth of sound read ahead, so that clips of like length share a batch."""
+Kept = TypeVar("Kept")
+"""What is kept of a chunk until all chunks of its recording are there."""
+Result = TypeVar("Result")
+"""What a recording becomes."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -67,7 +76,7 @@ def load(
 
 
 class Recognizer:
-    """A loaded model with everything that turns sound into text and back into a folder."""
+    """A loaded model with everything that turns sound into text or classes, and back into a folder."""
 
     def __init__(self, loaded: LoadedModel, runtime: Runtime, name: str, batch_seconds: float = CPU_BATCH_SECONDS):
         self.loaded = loaded
@@ -111,13 +120,40 @@ class Recognizer:
         A recording that can't be read is handed to `on_error` and left out; without `on_error` its AudioError is
         raised after the recordings before it.
         """
-        for outcome in self._outcomes(sources, resolve(self.config, compute), on_progress):
-            if isinstance(outcome, Transcript):
-                yield outcome
-            elif on_error is not None:
-                on_error(outcome)
-            else:
-                raise outcome
+        task = self._transcription(resolve(self.config, compute))
+        outcomes = self._outcomes(sources, task, on_progress)
+        yield from _delivered(outcomes, on_error)
+
+    def classify(
+        self,
+        source: AudioSource,
+        *,
+        compute: Compute | None = None,
+        top: int | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Classification:
+        """Say what a recording is (whose voice, what wish, which language: what the model was fine-tuned for).
+
+        Takes what `transcribe` takes. `top` keeps the best classes only. Up to 30 seconds are heard in one piece. A
+        longer recording is cut into pieces of 30 seconds whose scores are averaged, each weighted by its frames, which
+        is how the head averages frames: every second counts the same, and memory stays bounded.
+        Raises AudioError, also for a recording too short to hold a frame.
+        """
+        return next(self.classify_batch([source], compute=compute, top=top, on_progress=on_progress))
+
+    def classify_batch(
+        self,
+        sources: Iterable[AudioSource],
+        *,
+        compute: Compute | None = None,
+        top: int | None = None,
+        on_progress: Callable[[float], None] | None = None,
+        on_error: Callable[[AudioError], None] | None = None,
+    ) -> Iterator[Classification]:
+        """Classifications in the order of `sources`; batches, memory and errors as in `transcribe_batch`."""
+        task = self._classification(resolve(self.config, compute), top)
+        outcomes = self._outcomes(sources, task, on_progress)
+        yield from _delivered(outcomes, on_error)
 
     def logits(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
         """Letter scores (num_frames, vocab), one float32 array a waveform at 16 kHz; never chunked."""
@@ -131,7 +167,8 @@ class Recognizer:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json, model.safetensors, tokenizer and preprocessor files, as transformers loads them."""
-        save_model(folder, self.loaded.model, self.loaded.alphabet, self.loaded.labels)
+        loaded = self.loaded
+        save_model(folder, loaded.model, loaded.alphabet, loaded.labels, label_column=loaded.label_column)
 
     def _in_batches(
         self,
@@ -149,94 +186,167 @@ class Recognizer:
     def _batch_samples(self) -> int:
         return int(self.batch_seconds * SAMPLE_RATE)
 
+    def _transcription(self, compute: Compute) -> _Task[FrameLabels, Transcript]:
+        alphabet, layers = self.loaded.alphabet, self.config.conv_layers
+        if alphabet is None:
+            raise UserError(f"{self.name} {self._why_no_text()}")
+        timing = FrameTiming(hop_samples(layers), receptive_field(layers), SAMPLE_RATE)
+
+        def keep(chunk: chunks.Chunk, logits: np.ndarray) -> FrameLabels:
+            """Labels of the frames that a chunk answers for. SEW's zero tail carries no sound: left out."""
+            frames = num_frames(len(chunk.samples), layers)
+            end = informed_length(frames, compute.squeeze) if chunk.keep_to is None else chunk.keep_to
+            return best_labels(logits[chunk.keep_from : end])
+
+        def finish(recording: _Recording[FrameLabels]) -> Transcript:
+            words = decode_words(FrameLabels.concatenate(recording.pieces()), alphabet, timing)
+            text = " ".join(word.text for word in words)
+            return Transcript(text, words, segment_words(words), recording.seconds, compute, recording.name)
+
+        plan = chunks.ChunkPlan.for_model(self.config)
+        return _Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
+
+    def _classification(self, compute: Compute, top: int | None) -> _Task[PooledScores, Classification]:
+        labels, layers = self.loaded.labels, self.config.conv_layers
+        if labels is None:
+            raise UserError(f"{self.name} {self._why_no_classes()}")
+        if top is not None and top < 1:
+            raise UserError(f"top is {top}; expected the number of classes to give, at least 1")
+        shortest = min_samples(layers, compute.squeeze)
+
+        def keep(chunk: chunks.Chunk, scores: np.ndarray) -> PooledScores:
+            return PooledScores(scores, informed_length(num_frames(len(chunk.samples), layers), compute.squeeze))
+
+        def finish(recording: _Recording[PooledScores]) -> Classification | AudioError:
+            pooled = PooledScores.pool(recording.pieces())
+            if not pooled.num_frames:
+                problem = f"too short to classify ({recording.num_samples} samples at 16 kHz)"
+                return AudioError(recording.name, f"{problem}; this model needs at least {shortest}")
+            ranked = rank(pooled.scores, labels, top)
+            return Classification(ranked, recording.seconds, compute, recording.name)
+
+        plan = chunks.ChunkPlan.for_model(self.config).without_overlap()
+        return _Task(plan, lambda waveforms: self.runtime.class_scores(waveforms, compute), keep, finish)
+
+    def _why_no_text(self) -> str:
+        if self.config.num_labels is not None:
+            return f"classifies recordings ({self.config.num_labels} labels), it does not transcribe: use classify"
+        return "has no letters: fine-tune it to transcribe, or use encode() or logits()"
+
+    def _why_no_classes(self) -> str:
+        if self.config.vocab_size is not None:
+            return "transcribes, it does not classify: use transcribe, or a model fine-tuned with labels"
+        if self.config.num_labels is not None:
+            return "has no names for its classes: save it with labels"
+        return "has no classification head: fine-tune it with labels first, or use encode()"
+
     def _outcomes(
-        self, sources: Iterable[AudioSource], compute: Compute, on_progress: Callable[[float], None] | None
-    ) -> Iterator[Transcript | AudioError]:
-        if self.loaded.alphabet is None:
-            raise UserError(f"{self.name} has no letters: fine-tune it to transcribe, or use encode() or logits()")
-        queue: deque[_Recording] = deque()
-        waiting: list[_Piece] = []
+        self,
+        sources: Iterable[AudioSource],
+        task: _Task[Kept, Result],
+        on_progress: Callable[[float], None] | None,
+    ) -> Iterator[Result | AudioError]:
+        queue: deque[_Recording[Kept]] = deque()
+        waiting: list[_Piece[Kept]] = []
         waiting_samples = 0
         for source in sources:
-            recording = _Recording(source_name(source))
+            recording: _Recording[Kept] = _Recording(source_name(source))
             queue.append(recording)
-            for piece in self._pieces(source, recording):
+            for piece in recording.read(source, task.plan):
                 waiting.append(piece)
                 waiting_samples += len(piece.chunk.samples)
                 if waiting_samples >= LOOKAHEAD_BATCHES * self._batch_samples():
-                    self._run(waiting, compute, on_progress)
+                    self._run(waiting, task, on_progress)
                     waiting, waiting_samples = [], 0
             while queue and queue[0].is_done():
-                yield self._outcome(queue.popleft(), compute)
-        self._run(waiting, compute, on_progress)
+                yield task.outcome(queue.popleft())
+        self._run(waiting, task, on_progress)
         while queue:
-            yield self._outcome(queue.popleft(), compute)
+            yield task.outcome(queue.popleft())
 
-    def _pieces(self, source: AudioSource, recording: _Recording) -> Iterator[_Piece]:
-        """Chunks of one recording; an error on the way is noted with it and ends it."""
-        blocks = recording.measured(stream_audio(source))
-        try:
-            for chunk in chunks.split(blocks, chunks.ChunkPlan.for_model(self.config)):
-                recording.labels.append(None)
-                yield _Piece(recording, len(recording.labels) - 1, chunk)
-        except AudioError as error:
-            recording.error = error
-        recording.is_read = True
-
-    def _run(self, pieces: list[_Piece], compute: Compute, on_progress: Callable[[float], None] | None) -> None:
-        """Logits of all pieces in batches, kept as the best label of each frame."""
+    def _run(
+        self, pieces: list[_Piece[Kept]], task: _Task[Kept, Result], on_progress: Callable[[float], None] | None
+    ) -> None:
+        """All pieces in batches; of each output what the task wants to keep."""
         for batch in batches_by_size([len(piece.chunk.samples) for piece in pieces], self._batch_samples()):
-            logits = self.runtime.logits([pieces[index].chunk.samples for index in batch], compute)
-            for index, scores in zip(batch, logits, strict=True):
-                self._keep(pieces[index], scores, compute)
+            outputs = task.run([pieces[index].chunk.samples for index in batch])
+            for index, output in zip(batch, outputs, strict=True):
+                piece = pieces[index]
+                piece.recording.kept[piece.index] = task.keep(piece.chunk, output)
                 if on_progress is not None:
-                    on_progress(pieces[index].new_seconds(hop_samples(self.config.conv_layers)))
+                    on_progress(piece.new_seconds(hop_samples(self.config.conv_layers)))
 
-    def _keep(self, piece: _Piece, logits: np.ndarray, compute: Compute) -> None:
-        """Note the labels of the frames that this chunk answers for. SEW's zero tail carries no sound: left out."""
-        frames = num_frames(len(piece.chunk.samples), self.config.conv_layers)
-        end = informed_length(frames, compute.squeeze) if piece.chunk.keep_to is None else piece.chunk.keep_to
-        piece.recording.labels[piece.index] = best_labels(logits[piece.chunk.keep_from : end])
 
-    def _outcome(self, recording: _Recording, compute: Compute) -> Transcript | AudioError:
-        if recording.error is not None:
-            return recording.error
-        assert self.loaded.alphabet is not None
-        labels = FrameLabels.concatenate([piece for piece in recording.labels if piece is not None])
-        layers = self.config.conv_layers
-        timing = FrameTiming(hop_samples(layers), receptive_field(layers), SAMPLE_RATE)
-        words = decode_words(labels, self.loaded.alphabet, timing)
-        segments = segment_words(words)
-        duration = recording.num_samples / SAMPLE_RATE
-        text = " ".join(word.text for word in words)
-        return Transcript(text, words, segments, duration, compute, recording.name)
+def _delivered(
+    outcomes: Iterator[Result | AudioError], on_error: Callable[[AudioError], None] | None
+) -> Iterator[Result]:
+    """The results; errors go to `on_error`, or without it are raised."""
+    for outcome in outcomes:
+        if not isinstance(outcome, AudioError):
+            yield outcome
+        elif on_error is not None:
+            on_error(outcome)
+        else:
+            raise outcome
+
+
+@dataclass(frozen=True)
+class _Task(Generic[Kept, Result]):
+    """What is done with recordings: how they are cut, run in batches, what is kept of a chunk, what they become."""
+
+    plan: chunks.ChunkPlan
+    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+    keep: Callable[[chunks.Chunk, np.ndarray], Kept]
+    finish: Callable[[_Recording[Kept]], Result | AudioError]
+
+    def outcome(self, recording: _Recording[Kept]) -> Result | AudioError:
+        """What a recording became, or why it could not be read."""
+        return self.finish(recording) if recording.error is None else recording.error
 
 
 @dataclass
-class _Recording:
+class _Recording(Generic[Kept]):
     """What is known of a recording while its chunks are on their way."""
 
     name: str
     num_samples: int = 0
     is_read: bool = False
     error: AudioError | None = None
-    labels: list[FrameLabels | None] = field(default_factory=list)
+    kept: list[Kept | None] = field(default_factory=list)
 
-    def measured(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def read(self, source: AudioSource, plan: chunks.ChunkPlan) -> Iterator[_Piece[Kept]]:
+        """The recording's chunks; an error on the way is noted and ends it."""
+        try:
+            for chunk in chunks.split(self._measured(stream_audio(source)), plan):
+                self.kept.append(None)
+                yield _Piece(self, len(self.kept) - 1, chunk)
+        except AudioError as error:
+            self.error = error
+        self.is_read = True
+
+    def _measured(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The same blocks, their samples counted."""
         for block in blocks:
             self.num_samples += len(block)
             yield block
 
     def is_done(self) -> bool:
-        return self.error is not None or (self.is_read and all(labels is not None for labels in self.labels))
+        return self.error is not None or (self.is_read and all(kept is not None for kept in self.kept))
+
+    def pieces(self) -> list[Kept]:
+        """What was kept of each chunk, in order."""
+        return [kept for kept in self.kept if kept is not None]
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / SAMPLE_RATE
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Piece(Generic[Kept]):
     """The chunk with number `index` of a recording."""
 
-    recording: _Recording
+    recording: _Recording[Kept]
     index: int
     chunk: chunks.Chunk
 

@@ -78,7 +78,7 @@ def load_folder(folder: Path) -> LoadedModel:
         model = fill_model(config, tensors, weights_file)
     else:
         model = _from_transformers(folder, raw, facts, tensors, weights_file)
-    return _with_meaning(folder, raw, model)
+    return _with_meaning(folder, raw, facts, model)
 
 
 def _our_facts(raw: Mapping[str, Any], config_file: Path) -> dict[str, Any]:
@@ -121,12 +121,21 @@ def _is_identity(named: Mapping[str, Tensor]) -> bool:
     return torch.equal(weight.float(), torch.eye(len(weight), device=weight.device)) and not bias.any()
 
 
-def _with_meaning(folder: Path, raw: Mapping[str, Any], model: SpeechModel) -> LoadedModel:
+def _with_meaning(folder: Path, raw: Mapping[str, Any], facts: Mapping[str, Any], model: SpeechModel) -> LoadedModel:
     config: ModelConfig = model.config
     with blaming(folder):
         if config.vocab_size is not None:
             return LoadedModel(model, tokenizer.read_alphabet(folder, config.vocab_size, raw.get("pad_token_id", 0)))
-        return LoadedModel(model, labels=huggingface.read_labels(raw) if config.num_labels is not None else None)
+        if config.num_labels is None:
+            return LoadedModel(model)
+        return LoadedModel(model, labels=huggingface.read_labels(raw), label_column=_label_column(facts))
+
+
+def _label_column(facts: Mapping[str, Any]) -> str | None:
+    column = facts.get("label_column")
+    if column is not None and not isinstance(column, str):
+        raise ValueError(f"label_column is {column!r}, expected a name")
+    return column
 
 
 def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -180,5 +189,6 @@ def convert(
     if target.is_dir() and any(target.iterdir()):
         raise CheckpointError(f"{target}: exists and is not empty; give the name of a new folder")
     loaded = load_model(source, architecture)
-    save_model(target, loaded.model, loaded.alphabet, loaded.labels, dtype=torch.float16 if half else torch.float32)
+    dtype = torch.float16 if half else torch.float32
+    save_model(target, loaded.model, loaded.alphabet, loaded.labels, label_column=loaded.label_column, dtype=dtype)
     return loaded

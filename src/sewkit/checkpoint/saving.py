@@ -36,15 +36,17 @@ def save_model(
     alphabet: Alphabet | None = None,
     labels: tuple[str, ...] | None = None,
     *,
+    label_column: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a model with what its outputs mean; `dtype` is what its weights are stored as.
 
+    `label_column` is the manifest column that `labels` were taken from, which `sewkit evaluate` compares with.
     Everything is written beside `folder` first and then moved, so `folder` never holds half a file. In a folder that
     exists, a model of ours is replaced and other files are left alone.
     Raises CheckpointError where alphabet or labels do not fit the head, or the folder cannot be written.
     """
-    loaded = LoadedModel(model, alphabet, labels)
+    loaded = LoadedModel(model, alphabet, labels, label_column)
     folder = Path(folder).expanduser().absolute()
     _check_meaning(loaded)
     if folder.exists() and not folder.is_dir():
@@ -72,6 +74,8 @@ def _check_meaning(loaded: LoadedModel) -> None:
         )
     if labels is not None and len(labels) != config.num_labels:
         raise CheckpointError(f"{len(labels)} labels for a head of {config.num_labels or 'no'} classes")
+    if loaded.label_column is not None and labels is None:
+        raise CheckpointError(f"a label column, {loaded.label_column!r}, without labels; give the labels too")
 
 
 def _write(draft: Path, loaded: LoadedModel, dtype: torch.dtype) -> None:
@@ -80,11 +84,14 @@ def _write(draft: Path, loaded: LoadedModel, dtype: torch.dtype) -> None:
     raw = huggingface.write_config(config, loaded.alphabet, loaded.labels, dtype)
     if huggingface.unknown_to_transformers(config) is None:
         tensors = huggingface.write_tensors(tensors, config)
-        raw["sewkit"] = _facts(config)
+        facts = _facts(config)
     else:
         meaning: dict[str, Any] = {key: raw[key] for key in ("pad_token_id", "id2label", "label2id") if key in raw}
         facts = {"format_version": FORMAT_VERSION, "config": config.model_dump(mode="json")}
-        raw = {"model_type": "sewkit", **meaning, "sewkit": facts}
+        raw = {"model_type": "sewkit", **meaning}
+    if loaded.label_column is not None:
+        facts["label_column"] = loaded.label_column
+    raw["sewkit"] = facts
     stored = {key: value.to("cpu", dtype).contiguous() for key, value in tensors.items()}
     # Older versions of transformers refuse a file that does not say "pt".
     save_file(stored, draft / "model.safetensors", metadata={"format": "pt"})

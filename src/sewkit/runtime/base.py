@@ -22,6 +22,9 @@ class Runtime(Protocol):
     def encode(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
         """Waveforms (num_samples,) float32 -> encoder output (num_frames, hidden) float32, one each, in one batch."""
 
+    def class_scores(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
+        """Waveforms (num_samples,) float32 -> class scores (num_labels,) float32, one each, in one batch."""
+
 
 def batches_by_size(sizes: Sequence[int], max_size: int) -> list[list[int]]:
     """Indices grouped so that each batch, padded to its longest, stays within `max_size`; alike lengths go together.

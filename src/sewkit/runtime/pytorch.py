@@ -43,6 +43,12 @@ class TorchRuntime:
         return self._rows(*self.model(*self._batch(waveforms), compute))
 
     @torch.inference_mode()
+    def class_scores(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
+        """See `Runtime.class_scores`."""
+        scores, _ = self.model(*self._batch(waveforms), compute)
+        return list(scores.float().cpu().numpy())
+
+    @torch.inference_mode()
     def encode(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
         """See `Runtime.encode`."""
         encoded = self.model.encode(*self._batch(waveforms), compute)
