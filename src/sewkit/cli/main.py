@@ -7,6 +7,7 @@ import sys
 import typer
 
 from sewkit.cli.bench import bench
+from sewkit.cli.classify import classify
 from sewkit.cli.convert import convert
 from sewkit.cli.doctor import doctor
 from sewkit.cli.evaluate import evaluate
@@ -39,7 +40,7 @@ def _options(
     pass
 
 
-for verb in (transcribe, info, convert, finetune, evaluate, bench, doctor):
+for verb in (transcribe, classify, info, convert, finetune, evaluate, bench, doctor):
     app.command(verb.__name__)(verb)
 
 

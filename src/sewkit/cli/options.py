@@ -22,6 +22,10 @@ Architecture = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU where there is one.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
+Audio = Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or - for standard input.")]
+BatchSeconds = Annotated[
+    float | None, typer.Option(min=1.0, help="Seconds of audio that share a batch; default: 10, on a GPU 240.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

@@ -10,11 +10,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 @contextmanager
-def seconds_of_audio(total: float | None) -> Iterator[Callable[[float], None]]:
-    """A bar over `total` seconds of sound (None: not known); yields the function to call with each stretch done."""
+def seconds_of_audio(total: float | None, doing: str) -> Iterator[Callable[[float], None]]:
+    """A bar over `total` seconds of sound (None: not known), named for what is being done, such as "transcribing".
+
+    Yields the function to call with each stretch done.
+    """
     console = Console(stderr=True)
     columns = (
-        TextColumn("transcribing"),
+        TextColumn(doing),
         BarColumn(),
         TextColumn(
             "{task.completed:,.0f} of {task.total:,.0f} s of audio" if total else "{task.completed:,.0f} s of audio"

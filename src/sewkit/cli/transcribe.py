@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sewkit.cli.options import BUNDLED, Architecture, Device, Dtype, Json, Model, Threads, print_json
-
-if TYPE_CHECKING:
-    from sewkit.audio import AudioError
-    from sewkit.transcript import Transcript
+from sewkit.cli.options import (
+    BUNDLED,
+    Architecture,
+    Audio,
+    BatchSeconds,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Threads,
+    print_json,
+)
 
 
 def transcribe(
-    audio: Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or - for standard input.")],
+    audio: Audio,
     model: Model = BUNDLED,
     output_format: Annotated[
         list[str] | None,
@@ -30,9 +37,7 @@ def transcribe(
     device: Device = None,
     dtype: Dtype = "float32",
     threads: Threads = None,
-    batch_seconds: Annotated[
-        float | None, typer.Option(min=1.0, help="Seconds of audio that share a batch; default: 10, on a GPU 240.")
-    ] = None,
+    batch_seconds: BatchSeconds = None,
     architecture: Architecture = None,
     as_json: Json = False,
 ) -> None:
@@ -43,36 +48,26 @@ def transcribe(
 
     Example:  sewkit transcribe calls/ talk.mp3 --model asapp/sew-d-tiny-100k-ft-ls100h -f srt -o subtitles
     """
-    from sewkit.cli.progress import seconds_of_audio
-    from sewkit.cli.sources import STDIN, find_audio, output_formats, total_seconds, unique_stems
+    from sewkit.cli.recordings import Recordings
+    from sewkit.cli.sources import output_formats, unique_stems
     from sewkit.recognizer import load
-    from sewkit.transcript import write_transcript
+    from sewkit.transcript import Transcript, write_transcript
 
     formats = output_formats(output_format or (["txt"] if output_dir else []))
-    problems: list[AudioError] = []
-
-    def report(error: AudioError) -> None:
-        problems.append(error)
-        print(f"sewkit: {error}", file=sys.stderr)
-
-    paths = find_audio(audio, on_error=report)
+    recordings = Recordings(audio)
     asr = load(model, device=device, dtype=dtype, threads=threads, architecture=architecture)
     asr.batch_seconds = batch_seconds or asr.batch_seconds
-    stems = unique_stems(paths)
+    stems = unique_stems(recordings.paths)
 
     def deliver(transcript: Transcript) -> None:
         if as_json:
             print_json({"source": transcript.source, **transcript.to_dict()})
         elif not formats:
-            typer.echo(transcript.text if len(paths) == 1 else f"{transcript.source}: {transcript.text}")
+            typer.echo(transcript.text if len(recordings.paths) == 1 else f"{transcript.source}: {transcript.text}")
         if formats:
             stem = stems.get(transcript.source, "stdin")
             for path in write_transcript(transcript, output_dir or Path(), formats, stem=stem):
                 print(f"wrote {path}", file=sys.stderr)
 
-    inputs = [sys.stdin.buffer if path == STDIN else path for path in paths]
-    with seconds_of_audio(total_seconds(paths)) as on_progress:
-        for transcript in asr.transcribe_batch(inputs, on_progress=on_progress, on_error=report):
-            deliver(transcript)
-    if problems:
-        raise typer.Exit(1)
+    for transcript in recordings.run(asr.transcribe_batch, "transcribing"):
+        deliver(transcript)
