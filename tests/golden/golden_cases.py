@@ -32,6 +32,12 @@ class GoldenCase:
         with np.load(DATA / self.name / "expected.npz") as arrays:
             return dict(arrays)
 
+    @cached_property
+    def pretraining(self) -> dict[str, np.ndarray]:
+        """Pre-training: a forward pass in evaluation mode (`pre_...`), one with gradients in training mode."""
+        with np.load(DATA / self.name / "pretraining.npz") as arrays:
+            return dict(arrays)
+
     @property
     def waveforms(self) -> list[np.ndarray]:
         return [self.expected[f"wav{i}"] for i in range(sum(key.startswith("wav") for key in self.expected))]

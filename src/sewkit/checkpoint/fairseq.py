@@ -51,7 +51,7 @@ class Original:
     def __init__(self, path: Path, tensors: dict[str, Tensor], options: dict[str, Any], letters: Record | None):
         self.path = path
         self.tensors = tensors  # without the prefix of fine-tuned models
-        self.options = options  # "model", "pretrained" (None if the file lacks them), "normalize"
+        self.options = options  # "model", "pretrained" (None if the file lacks them), "criterion", "normalize"
         self.letters = letters
         self.fine_tuned = "proj.weight" in tensors
 
@@ -145,7 +145,7 @@ def _without_prefix(tensors: Mapping[str, Any], path: Path) -> dict[str, Tensor]
 
 
 def _options(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Options of the model, of the pre-trained model inside a fine-tuned one, and whether input is normalised."""
+    """Options of the model, of the pre-trained one inside a fine-tuned one, of the loss; is input normalised."""
     stated = _as_dict(content.get("cfg")) or _as_dict(content.get("args"))
     if not stated:
         raise CheckpointError(f"{path}: not an original checkpoint: neither 'cfg' nor 'args' says how it was trained")
@@ -153,7 +153,12 @@ def _options(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     inner = _as_dict(model.get("w2v_args"))
     pretrained = (_as_dict(inner.get("model")) or inner) if inner else None
     normalize = task.get("normalize", model.get("normalize"))
-    return {"model": model, "pretrained": pretrained, "normalize": None if normalize is None else bool(normalize)}
+    return {
+        "model": model,
+        "pretrained": pretrained,
+        "criterion": _as_dict(stated.get("criterion")) or stated,
+        "normalize": None if normalize is None else bool(normalize),
+    }
 
 
 def _as_dict(options: Any) -> dict[str, Any] | None:

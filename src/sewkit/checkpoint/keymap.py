@@ -103,7 +103,7 @@ def fill_model(
         # A fixed draw, so that loading twice gives the same model; fairseq and transformers draw from [0, 1) too.
         seeded = torch.Generator().manual_seed(0)
         tensors = {**tensors, _OPTIONAL: torch.rand(expected[_OPTIONAL], generator=seeded, device="cpu")}
-    _check(expected, tensors, source, keymap)
+    check_fit(expected, tensors, source, keymap)
     # Copies: what was read may be mapped from a file, which must be free to be replaced while the model lives.
     weights = {key: tensors[key].detach().to(torch.float32, copy=True).contiguous() for key in expected}
     model.load_state_dict(weights, assign=True)
@@ -127,9 +127,14 @@ class _WithoutRandomWeights(TorchFunctionMode):
         return (torch.empty if func in (torch.randn, torch.rand) else func)(*args, **kwargs)
 
 
-def _check(
-    expected: dict[str, tuple[int, ...]], tensors: Mapping[str, Tensor], source: object, keymap: KeyMap | None
+def check_fit(
+    expected: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, Tensor],
+    source: object,
+    keymap: KeyMap | None = None,
 ) -> None:
+    """Raise CheckpointError unless these are tensors of exactly these names (ours; shown as the file's) and shapes."""
+
     def name(key: str) -> str:
         try:
             return keymap.theirs(key) if keymap is not None else key

@@ -140,7 +140,7 @@ def _label_column(facts: Mapping[str, Any]) -> str | None:
 
 def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """All tensors of a folder and the file (or index) that led to them; safetensors before .bin, one file or shards."""
-    for stem, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_bin)):
+    for stem, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", _read_bin)):
         if (folder / stem).exists():
             return folder / stem, read(folder / stem)
         index = folder / f"{stem}.index.json"
@@ -160,7 +160,8 @@ def _shards(index: Path) -> list[Path]:
     return shards
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file. Raises CheckpointError for a damaged one."""
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sewkit.lengths import key_mask
 from sewkit.model.attention import Positions
@@ -51,8 +52,18 @@ class EncoderLayer(nn.Module):
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
 
 
+_UNSEEDED = torch.Generator().initial_seed()
+
+
 class Encoder(nn.Module):
-    """A stack of layers with LayerDrop. `norm` comes before post-norm layers, after pre-norm ones; SEW-D has none."""
+    """A stack of layers with LayerDrop. `norm` comes before post-norm layers, after pre-norm ones; SEW-D has none.
+
+    Attributes for training:
+        layer_random: the CPU generator that LayerDrop draws from. Seed it before each update, with the same number in
+            all processes, so that they drop the same layers. While nobody has, torch's own generator is drawn from.
+        checkpoint_layers: keep only the layers' inputs for the backward pass, which computes the rest again. Saves
+            memory for about a third more time; the gradients are the same.
+    """
 
     def __init__(
         self,
@@ -69,6 +80,8 @@ class Encoder(nn.Module):
         self.norm_first = bool(layers) and layers[0].norm_first
         self.dropout = nn.Dropout(dropout)
         self.layerdrop = layerdrop
+        self.layer_random = torch.Generator()
+        self.checkpoint_layers = False
 
     def forward(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
         """(B, U, H), (B,) -> the input of the first layer and the output of each, num_layers + 1 times (B, U, H).
@@ -81,10 +94,23 @@ class Encoder(nn.Module):
             x = self.norm(x)
         x = self.dropout(x)
         states = [x]
-        for layer in self.layers:
-            if not (self.training and self.layerdrop and torch.rand(()).item() < self.layerdrop):
-                x = layer(x, mask, positions)
+        for layer, dropped in zip(self.layers, self._draw_dropped(), strict=True):
+            if not dropped:
+                x = self._run(layer, x, mask, positions)
             states.append(x)
         if self.norm is not None and self.norm_first:
             states[-1] = self.norm(x)
         return states
+
+    def _draw_dropped(self) -> list[bool]:
+        """Which layers this forward skips."""
+        if not (self.training and self.layerdrop):
+            return [False] * len(self.layers)
+        seeded = self.layer_random.initial_seed() != _UNSEEDED
+        draws = torch.rand(len(self.layers), generator=self.layer_random if seeded else None, device="cpu")
+        return (draws < self.layerdrop).tolist()
+
+    def _run(self, layer: nn.Module, x: Tensor, mask: Tensor | None, positions: Positions | None) -> Tensor:
+        if self.checkpoint_layers and self.training and torch.is_grad_enabled():
+            return checkpoint(layer, x, mask, positions, use_reentrant=False)
+        return layer(x, mask, positions)

@@ -9,6 +9,8 @@
       upsample.py      linear, s frames out of each (not in W2V2)    -> (B, T, H)
       heads.py         CTC letters (B, T, V), or classes (B, labels)
 
+Pre-training (objectives/contrastive.py) takes the features between the two halves, `extract` and `contextualize`.
+
 Every stage honours lengths: what shares a batch never changes a result.
 """
 
@@ -87,10 +89,20 @@ class SpeechModel(nn.Module):
         self, waveforms: Tensor, lengths: Tensor, compute: Compute | None = None, masks: Masks | None = None
     ) -> Encoded:
         """(B, S) samples, (B,) -> the encoder's output at 50 Hz and every layer's states."""
+        features, lengths = self.extract(waveforms, lengths, compute)
+        return self.contextualize(self.feature_norm(features), lengths, compute, masks)
+
+    def extract(self, waveforms: Tensor, lengths: Tensor, compute: Compute | None = None) -> tuple[Tensor, Tensor]:
+        """(B, S) samples, (B,) -> (B, T, C) features, not yet normed, and (B,) frames."""
+        waveforms = self.prepare(waveforms, lengths, resolve(self.config, compute))
+        return self.features(waveforms, lengths)
+
+    def contextualize(
+        self, features: Tensor, lengths: Tensor, compute: Compute | None = None, masks: Masks | None = None
+    ) -> Encoded:
+        """(B, T, C) normed features, (B,) frames -> what `encode` gives."""
         compute = resolve(self.config, compute)
-        waveforms = self.prepare(waveforms, lengths, compute)
-        x, lengths = self.features(waveforms, lengths)
-        x = self.project(x, masks)
+        x = self.project(features, masks)
         squeezed, state_lengths = self.squeeze(x, lengths, compute.squeeze)
         states = self.encoder(squeezed, state_lengths)
         frames = states[-1] if self.upsample is None else self.upsample(states[-1], lengths, x.shape[1])
@@ -104,8 +116,8 @@ class SpeechModel(nn.Module):
         return F.pad(waveforms, (0, missing)) if missing > 0 else waveforms
 
     def project(self, features: Tensor, masks: Masks | None) -> Tensor:
-        """(B, T, C) features -> (B, T, H) encoder input, masked in training."""
-        x = self.input_dropout(self.projection(self.feature_norm(features)))
+        """(B, T, C) normed features -> (B, T, H) encoder input, masked in training."""
+        x = self.input_dropout(self.projection(features))
         if masks is not None and masks.time is not None:
             x = torch.where(masks.time[:, :, None], self.mask_embedding.to(x.dtype), x)
         if masks is not None and masks.channel is not None:
