@@ -89,6 +89,43 @@ def stream_audio(source: AudioSource, block_seconds: float = 10.0) -> Iterator[n
     return _reblock(pieces, max(1, round(block_seconds * SAMPLE_RATE)), name)
 
 
+def load_segment(
+    source: AudioSource, start: float = 0.0, seconds: float | None = None, channel: int | None = None
+) -> np.ndarray:
+    """`seconds` of `source` from `start` on, or all to the end: float32 (num_samples,), mono at 16 kHz.
+
+    Only the segment is read where the format can seek exactly (wav, flac, aiff and their like); ogg, mp3 and
+    containers are decoded from their start, up to its end. `channel`, counted from 0, is taken alone.
+
+    Raises:
+        AudioError: the audio is unusable, or ends more than 0.1 s before the segment does.
+        TypeError: `source` is of no kind that `stream_audio` takes.
+    """
+    name = source_name(source)
+    blocks = _segment_blocks(source, name, start, seconds)
+    if channel is not None:
+        blocks = _pick_channel(blocks, channel, name)
+    return np.concatenate(list(_resample(_average_channels(blocks, name), name)))
+
+
+def audio_seconds(source: AudioSource) -> float:
+    """Duration by the header of `source`; what has none, and containers, are decoded. Raises AudioError."""
+    import soundfile
+
+    name = source_name(source)
+    with _open(source, name) as file:
+        head = _first_frame(file)
+        if head and not _container(head):
+            with _sound_file(soundfile, file, name) as sound:
+                announced, seconds = _announced_seconds(sound, file), sound.frames / sound.samplerate
+            if announced is not None and seconds < announced - SOUNDFILE_SLACK:
+                raise _ends_early(name, seconds, announced)
+            if announced:
+                return seconds
+        file.seek(0)
+        return sum(len(block) / rate for rate, block in _decode(file, name))
+
+
 # The pipeline: decoded blocks -> mono -> 16 kHz -> blocks of the length asked for
 
 
@@ -171,6 +208,83 @@ def _as_float32(samples: np.ndarray, name: str) -> np.ndarray:
         return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
     # Wider integers come from Python lists and hold narrower samples: their own range would silence them.
     raise AudioError(name, f"samples of type {samples.dtype}; expected float32, or int16, int32, int8 or uint8")
+
+
+# Segments
+
+SEEKABLE = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC"))
+"""soundfile's formats in which a place is found to the sample."""
+
+
+def _segment_blocks(source: AudioSource, name: str, start: float, seconds: float | None) -> Decoded:
+    """The decoded blocks of a segment; AudioError at its end if there is less than asked for."""
+    wanted, found, rate = 0, 0, 0
+    for rate, block in _seek_or_cut(source, name, start, seconds):
+        wanted = 1 if seconds is None else round(seconds * rate)
+        found += len(block)
+        yield rate, block
+    if not found or found < wanted - SOUNDFILE_SLACK * rate:
+        end = f"{start + found / rate:.2f} s" if found else f"or before {start:.2f} s"
+        until = "" if seconds is None else f" to {start + seconds:.2f} s"
+        raise AudioError(name, f"it ends at {end}, the segment goes from {start:.2f} s{until}; correct the manifest")
+
+
+def _seek_or_cut(source: AudioSource, name: str, start: float, seconds: float | None) -> Decoded:
+    import soundfile
+
+    if isinstance(source, np.ndarray):
+        yield from _cut(_array_blocks(source, name), start, seconds)
+        return
+    with _open(source, name) as file:
+        head = _first_frame(file)
+        if head and not _container(head):
+            with _sound_file(soundfile, file, name) as sound:
+                if sound.format in SEEKABLE and sound.frames < 2**62:
+                    yield sound.samplerate, _read_frames(sound, start, seconds, name)
+                    return
+            file.seek(0)
+        yield from _cut(_decode(file, name), start, seconds)
+
+
+def _sound_file(soundfile: Any, file: BinaryIO, name: str) -> Any:
+    try:
+        return soundfile.SoundFile(file)
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
+        raise AudioError(name, _unreadable(file, error)) from error
+
+
+def _read_frames(sound: Any, start: float, seconds: float | None, name: str) -> np.ndarray:
+    """(num_frames, num_channels) float32, fewer than asked for where the file ends before."""
+    import soundfile
+
+    rate = sound.samplerate
+    first = min(round(start * rate), sound.frames)
+    try:
+        sound.seek(first)
+        return sound.read(-1 if seconds is None else round(seconds * rate), "float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise _ends_early(name, first / rate, sound.frames / rate) from error
+
+
+def _cut(blocks: Decoded, start: float, seconds: float | None) -> Decoded:
+    """Only the frames of a segment; stops decoding at its end."""
+    position = 0
+    for rate, block in blocks:
+        first = round(start * rate)
+        end = None if seconds is None else first + round(seconds * rate)
+        piece = block[max(first - position, 0) : None if end is None else max(end - position, 0)]
+        position += len(block)
+        if len(piece):
+            yield rate, piece
+        if end is not None and position >= end:
+            return
+
+
+def _pick_channel(blocks: Decoded, channel: int, name: str) -> Decoded:
+    for rate, block in blocks:
+        if not 0 <= channel < block.shape[1]:
+            raise AudioError(name, f"it has {block.shape[1]} channels, no number {channel} counted from 0")
+        yield rate, block[:, channel : channel + 1]
 
 
 # Opening
@@ -276,10 +390,7 @@ def _announces_length(first_mp3_frame: bytes) -> bool:
 def _decode_soundfile(file: BinaryIO, name: str) -> Decoded:
     import soundfile
 
-    try:
-        sound = soundfile.SoundFile(file)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
-        raise AudioError(name, _unreadable(file, error)) from error
+    sound = _sound_file(soundfile, file, name)
     # soundfile seeks after every read of what it takes for seekable: libmpg123 then decodes again around the
     # place, with complaints on stderr, and libsndfile refuses to on flac of unknown length.
     sound.seekable = lambda: False

@@ -1,4 +1,4 @@
-"""Batches of random strings and of whole utterances: deterministic, well filled, true to their texts."""
+"""Batches of random strings: deterministic, well filled, true to their texts."""
 
 import json
 
@@ -8,9 +8,8 @@ import soundfile
 import torch
 
 from sewkit.data.augment import Augmentation, Augmenter
-from sewkit.data.manifest import ManifestError, read_manifest
+from sewkit.data.manifest import ManifestError
 from sewkit.data.strings import POOL, Clip, ClipSource, Source, StringBatches, Strings, load_source
-from sewkit.data.utterances import UtteranceBatches, batches_of_epoch
 from sewkit.text import Alphabet
 
 ALPHABET = Alphabet.english()
@@ -33,21 +32,21 @@ def test_a_batch_is_a_function_of_seed_and_update():
     phases = [Strings(updates=100, num_words=(1, 4), words_per_batch=10)]
     first, second, other = string_batches(phases), string_batches(phases), string_batches(phases, seed=1)
     for update in (7, 2, 7):  # in any order
-        assert torch.equal(first(update).waveforms, second(update).waveforms)
-        assert first(update).texts == second(update).texts
-    assert any(first(update).texts != other(update).texts for update in range(POOL))
+        assert torch.equal(first(update)[0].waveforms, second(update)[0].waveforms)
+        assert first(update)[0].texts == second(update)[0].texts
+    assert any(first(update)[0].texts != other(update)[0].texts for update in range(POOL))
 
 
 def test_the_curriculum_moves_from_words_to_strings_and_its_last_phase_goes_on():
     phases = [Strings(updates=8, num_words=(1, 1)), Strings(updates=8, num_words=(3, 5))]
     batches = string_batches(phases)
-    assert {len(text.split()) for update in range(8) for text in batches(update).texts} == {1}
-    counts = {len(text.split()) for update in (8, 12, 15, 16, 400) for text in batches(update).texts}
+    assert {len(text.split()) for update in range(8) for text in batches(update)[0].texts} == {1}
+    counts = {len(text.split()) for update in (8, 12, 15, 16, 400) for text in batches(update)[0].texts}
     assert counts <= {3, 4, 5}
 
 
 def test_spans_mark_the_sound_of_each_word():
-    batch = string_batches([Strings(updates=8, num_words=(2, 3), pause=(0.1, 0.3))])(0)
+    batch = string_batches([Strings(updates=8, num_words=(2, 3), pause=(0.1, 0.3))])(0)[0]
     for waveform, text, spans in zip(batch.waveforms, batch.texts, batch.spans, strict=True):
         assert len(spans) == len(text.split())
         assert sum(end - start for start, end in spans) == int((waveform != 0).sum())
@@ -55,7 +54,7 @@ def test_spans_mark_the_sound_of_each_word():
 
 
 def test_examples_without_words_have_empty_texts_and_no_labels():
-    batch = string_batches([Strings(updates=8, empty_probability=1.0)])(0)
+    batch = string_batches([Strings(updates=8, empty_probability=1.0)])(0)[0]
     assert set(batch.texts) == {""}
     assert int(batch.label_lengths.sum()) == batch.labels.numel() == 0
 
@@ -107,22 +106,14 @@ def test_a_source_reads_only_its_intents(tmp_path):
         load_source(Source(manifest="manifest.jsonl", weight=1.0, intents=("colour",)), tmp_path)
 
 
-def test_an_epoch_has_every_utterance_once_within_the_seconds_of_a_batch():
-    durations = np.random.default_rng(0).uniform(1, 12, size=200)
-    batches = batches_of_epoch(durations, 40.0, np.random.default_rng(1))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(200))
-    assert all(durations[batch].max() * batch.size <= 40.0 * 1.001 for batch in batches)
-    filled = sum(durations) / sum(durations[batch].max() * batch.size for batch in batches)
-    assert filled > 0.85
-
-
-def test_one_utterance_longer_than_a_batch_is_a_batch_of_its_own():
-    batches = batches_of_epoch(np.array([1.0, 50.0, 1.0]), 10.0, np.random.default_rng(0))
-    assert sorted(batch.size for batch in batches) == [1, 2]
-
-
-def test_utterance_batches_are_a_function_of_seed_and_update_over_epochs(tmp_path):
-    rows = read_manifest(write_set(tmp_path, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
-    first, second = (UtteranceBatches(rows, 0.8, Augmenter(Augmentation()), ALPHABET, 0) for _ in range(2))
-    for update in (9, 0, 3, 20):
-        assert torch.equal(first(update).waveforms, second(update).waveforms)
+def test_lanes_are_shared_out_among_processes_and_every_string_has_a_seed_of_its_own():
+    phases = [Strings(updates=8, num_words=(1, 3), words_per_batch=6)]
+    sources, augmenter = [source("a", 1000)], Augmenter(Augmentation())
+    (alone,) = [StringBatches(sources, phases, augmenter, ALPHABET, 3, lanes=4)(5)]
+    halves = [StringBatches(sources, phases, augmenter, ALPHABET, 3, lanes=4, rank=r, world=2)(5) for r in range(2)]
+    for lane, batch in enumerate(alone):
+        shared = halves[lane % 2][lane // 2]
+        assert torch.equal(batch.waveforms, shared.waveforms)
+        assert torch.equal(batch.seeds, shared.seeds)
+    seeds = torch.cat([batch.seeds for batch in alone]).tolist()
+    assert len(seeds) == len(set(seeds)) == sum(map(len, alone))

@@ -106,6 +106,16 @@ class Augmenter:
         samples = change_speed(samples, self.draw_speed(settings.speed, generator) * string_speed)
         return gain(samples, generator.uniform(*settings.word_gain_db))
 
+    def utterance(self, samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """A recorded utterance: what happens to a word, then what happens to a string."""
+        speed = self.draw_speed(self.settings.string_speed, generator)
+        return self.string(self.word(samples, generator, speed), generator)
+
+    @property
+    def longest_stretch(self) -> float:
+        """By how much the slowest speed makes an utterance longer, at least 1."""
+        return max(1.0, 1 / (self.settings.speed[0] * self.settings.string_speed[0]))
+
     def string(self, samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """One string after joining."""
         settings = self.settings

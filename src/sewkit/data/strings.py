@@ -1,4 +1,4 @@
-"""Random strings of words joined from isolated recordings: batches as a function of (seed, number).
+"""Random strings of words joined from isolated recordings: batches as a function of (seed, update, lane).
 
 A string draws its words from weighted sources (real digits, real commands, synthesized voices, ...), from one of them
 or from all, sometimes from one speaker, and joins them with pauses. Strings of like length share a batch. Some
@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from sewkit.audio import SAMPLE_RATE, load_audio
+from sewkit.audio import SAMPLE_RATE
 from sewkit.data.augment import Augmenter, sound_span
-from sewkit.data.batch import Batch, make_batch
-from sewkit.data.manifest import ManifestError, read_manifest
+from sewkit.data.batch import Batch, make_batch, row_seeds
+from sewkit.data.manifest import ManifestError, load_part, read_manifest
 from sewkit.text import Alphabet
 
 PAD_TO_SAMPLES = SAMPLE_RATE // 10
@@ -106,7 +106,7 @@ def load_source(source: Source, data_root: Path) -> ClipSource:
         rows = [row for row in rows if row.extra.get("intent") in source.intents]
     if not rows:
         raise ManifestError(f"{data_root / source.manifest}: no {source.split} row with intent {source.intents}")
-    clips = [Clip(to_int16(load_audio(part.audio)), row.text, row.speaker) for row in rows for part in row.parts[:1]]
+    clips = [Clip(to_int16(load_part(part)), row.text, row.speaker) for row in rows for part in row.parts[:1]]
     return ClipSource(clips, source.weight)
 
 
@@ -116,9 +116,10 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
 
 
 class StringBatches:
-    """Callable: number of a micro-batch -> Batch, for a curriculum of phases.
+    """Callable: update -> the micro-batches of this process, for a curriculum of phases.
 
-    `lanes` is the number of micro-batches an update. Each lane draws its own pools: a process draws only what it uses.
+    `lanes` is the number of micro-batches an update, over all processes; a process takes every `world`-th of them. Each
+    lane draws its own pools: a process draws only what it uses.
     """
 
     def __init__(
@@ -129,6 +130,8 @@ class StringBatches:
         alphabet: Alphabet,
         seed: int,
         lanes: int = 1,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.sources = sources
         self.phases = phases
@@ -136,6 +139,8 @@ class StringBatches:
         self.alphabet = alphabet
         self.seed = seed
         self.lanes = lanes
+        self.rank = rank
+        self.world = world
         weights = np.cumsum([source.weight for source in sources])
         self.cumulative = weights / weights[-1]
         self._pool = lru_cache(maxsize=lanes + 1)(self._draw_pool)
@@ -148,12 +153,17 @@ class StringBatches:
             update -= phase.updates
         return self.phases[-1]
 
-    def __call__(self, number: int) -> Batch:
-        """The micro-batch of a number: the same for the same (seed, number)."""
-        position, lane = divmod(number, self.lanes)
-        strings = self._pool(position // POOL, lane)[position % POOL]
-        batch = make_batch([s.samples for s in strings], [s.text for s in strings], self.alphabet, PAD_TO_SAMPLES)
-        return replace(batch, spans=[s.spans for s in strings])
+    def __call__(self, update: int) -> list[Batch]:
+        """The same for the same (seed, update)."""
+        return [self.micro_batch(update, lane) for lane in range(self.rank, self.lanes, self.world)]
+
+    def micro_batch(self, update: int, lane: int) -> Batch:
+        """One lane's strings. Every one has the seed of its place in the micro-batch."""
+        strings = self._pool(update // POOL, lane)[update % POOL]
+        seeds = row_seeds(self.seed, update * self.lanes + lane, np.arange(len(strings)))
+        texts = [string.text for string in strings]
+        batch = make_batch([s.samples for s in strings], texts, self.alphabet, PAD_TO_SAMPLES, seeds)
+        return replace(batch, spans=[string.spans for string in strings])
 
     def _draw_pool(self, pool: int, lane: int) -> list[list[String]]:
         """The strings of POOL batches, sorted by length so that little is padding, the batches in random order."""

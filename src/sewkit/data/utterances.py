@@ -1,73 +1,99 @@
-"""Batches of ordinary manifest utterances by seconds of padded audio, as a function of (seed, update).
+"""Batches of whole utterances, for fine-tuning: a function of (seed, update) that processes and devices share out.
 
-An epoch sorts the utterances by duration with a little noise, cuts them into batches and shuffles the batches, so that
-little is padding and every utterance appears once an epoch.
+What an update computes depends on neither. A process takes every `world`-th row of it, longest first, and cuts its
+share into micro-batches that fit its device.
 """
 
-from functools import lru_cache
+from collections.abc import Sequence
 
 import numpy as np
 
 from sewkit.data.augment import Augmenter
-from sewkit.data.batch import Batch, make_batch
-from sewkit.data.manifest import ManifestError, Utterance, load_utterance
+from sewkit.data.batch import Batch, make_batch, row_seeds
+from sewkit.data.buckets import Groups
+from sewkit.data.manifest import Manifest, Utterance, load_utterance
+from sewkit.data.reading import Reader
 from sewkit.text import Alphabet
 
 
-def batches_of_epoch(durations: np.ndarray, batch_seconds: float, generator: np.random.Generator) -> list[np.ndarray]:
-    """(N,) seconds -> index arrays in random order; longest x count of each is at most `batch_seconds` or one clip."""
-    order = np.argsort(durations * generator.uniform(0.95, 1.05, size=durations.size))
-    batches: list[list[int]] = [[]]
-    longest = 0.0
-    for index in order:
-        longest = max(longest, float(durations[index]))
-        if batches[-1] and longest * (len(batches[-1]) + 1) > batch_seconds:
-            batches.append([])
-            longest = float(durations[index])
-        batches[-1].append(int(index))
-    return [np.array(batches[place]) for place in generator.permutation(len(batches))]
+def durations_of(rows: Sequence[Utterance]) -> np.ndarray:
+    """(N,) float64 seconds."""
+    return rows.durations if isinstance(rows, Manifest) else np.array([row.duration for row in rows])
+
+
+def cut_descending(lengths: np.ndarray, limit: float) -> list[slice]:
+    """(N,) descending -> stretches whose longest x count is at most `limit`, or of a single row."""
+    stretches, start = [], 0
+    while start < len(lengths):
+        stop = start + max(1, int(limit / lengths[start]))
+        stretches.append(slice(start, min(stop, len(lengths))))
+        start = stop
+    return stretches
 
 
 class UtteranceBatches:
-    """Callable: update -> Batch."""
+    """Callable: update -> the micro-batches of this process, as many on every process; see `Batch` on empty ones.
+
+    rows: with texts; every one is seen once an epoch.
+    batch_seconds: most padded seconds of an update, over all processes and micro-batches.
+    device_seconds: most padded seconds of a micro-batch, after the slowest speed that is drawn.
+    classes: (N,) class of each row, for classification.
+    """
 
     def __init__(
         self,
-        utterances: list[Utterance],
+        rows: Sequence[Utterance],
         batch_seconds: float,
         augmenter: Augmenter,
-        alphabet: Alphabet,
+        alphabet: Alphabet | None,
         seed: int,
-        max_seconds: float = 30.0,
+        *,
+        device_seconds: float | None = None,
+        rank: int = 0,
+        world: int = 1,
+        classes: np.ndarray | None = None,
     ) -> None:
-        self.utterances = [row for row in utterances if 0 < row.duration <= max_seconds]
-        if not self.utterances:
-            raise ManifestError(f"no utterance of at most {max_seconds} seconds among {len(utterances)}")
-        self.durations = np.array([row.duration for row in self.utterances])
-        self.batch_seconds = batch_seconds
+        self.durations = durations_of(rows)
+        self.groups = Groups(self.durations, batch_seconds, seed)
+        self.reader = Reader(rows)
         self.augmenter = augmenter
         self.alphabet = alphabet
         self.seed = seed
-        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+        self.device_seconds = device_seconds or batch_seconds
+        self.rank = rank
+        self.world = world
+        self.classes = classes
 
-    def _draw_epoch(self, epoch: int) -> list[np.ndarray]:
-        return batches_of_epoch(self.durations, self.batch_seconds, np.random.default_rng((self.seed, 1, epoch)))
+    @property
+    def updates_per_epoch(self) -> int:
+        """The same in every epoch."""
+        return self.groups.updates_per_epoch
 
-    def _place(self, update: int) -> np.ndarray:
-        """Indices of an update's utterances; epochs differ a little in their number of batches."""
-        epoch = 0
-        while update >= len(self._epoch(epoch)):
-            update -= len(self._epoch(epoch))
-            epoch += 1
-        return self._epoch(epoch)[update]
+    @property
+    def skipped(self) -> int:
+        """Rows that this process could not read so far."""
+        return self.reader.skipped
 
-    def __call__(self, update: int) -> Batch:
-        """The batch of an update: the same for the same (seed, update)."""
-        generator = np.random.default_rng((self.seed, 2, update))
-        rows = [self.utterances[index] for index in self._place(update)]
-        waveforms = [self._augmented(row, generator) for row in rows]
-        return make_batch(waveforms, [row.text for row in rows], self.alphabet)
+    def __call__(self, update: int) -> list[Batch]:
+        """The same for the same (seed, update)."""
+        rows = np.concatenate(self.groups(update))
+        rows = rows[np.argsort(-self.durations[rows], kind="stable")]
+        shares = [rows[rank :: self.world] for rank in range(self.world)]
+        cuts = [cut_descending(self._lengths(share), self.device_seconds) for share in shares]
+        mine = [shares[self.rank][stretch] for stretch in cuts[self.rank]]
+        mine += [rows[:0]] * (max(map(len, cuts)) - len(mine))
+        return [self._batch(indices, update) for indices in mine]
 
-    def _augmented(self, row: Utterance, generator: np.random.Generator) -> np.ndarray:
-        speed = self.augmenter.draw_speed(self.augmenter.settings.string_speed, generator)
-        return self.augmenter.string(self.augmenter.word(load_utterance(row), generator, speed), generator)
+    def _lengths(self, rows: np.ndarray) -> np.ndarray:
+        return np.maximum(self.durations[rows], 1e-3) * self.augmenter.longest_stretch
+
+    def _batch(self, indices: np.ndarray, update: int) -> Batch:
+        seeds = row_seeds(self.seed, update, indices)
+
+        def load(row: Utterance, position: int) -> np.ndarray:
+            generator = np.random.default_rng(int(seeds[position]))
+            return self.augmenter.utterance(load_utterance(row), generator)
+
+        kept, rows, waveforms = self.reader.read(indices, load)
+        classes = None if self.classes is None else self.classes[indices[kept]]
+        return make_batch(waveforms, [row.text for row in rows], self.alphabet, seeds=seeds[kept], classes=classes)
