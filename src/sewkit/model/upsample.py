@@ -23,7 +23,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor, num_frames: int) -> Tensor:
         """(B, U, H) -> (B, num_frames, H). `lengths` are un-squeezed; a tail short of a squeezed frame is exactly 0."""
-        batch, _, hidden_size = x.shape
-        x = F.gelu(self.linear(x)).reshape(batch, -1, hidden_size)
+        batch, num_squeezed, hidden_size = x.shape
+        x = F.gelu(self.linear(x)).reshape(batch, num_squeezed * self.factor, hidden_size)
         x = zero_padding(x, informed_length(lengths, self.factor))
         return F.pad(x, (0, 0, 0, num_frames - x.shape[1]))

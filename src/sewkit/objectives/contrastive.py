@@ -269,10 +269,10 @@ def contrastive_logits(
 def similarity_metrics(logits: Tensor, temperature: float) -> dict[str, Tensor]:
     """(B, M, 1 + N) -> the share of frames whose positive is ahead of all negatives, and mean cosines of both kinds."""
     ahead = (logits.argmax(dim=-1) == 0) & (logits.argmin(dim=-1) != 0)  # all alike is no success
-    negative = logits[..., 1:]
-    finite = negative.isfinite()
+    finite = logits[..., 1:].isfinite()
+    negative = logits[..., 1:].masked_fill(~finite, 0.0).sum(dim=-1) / finite.sum(dim=-1).clamp(min=1)
     return {
         "accuracy": _mean(ahead.float()),
         "positive_similarity": _mean(logits[..., 0]) * temperature,
-        "negative_similarity": negative.masked_fill(~finite, 0.0).sum() / finite.sum().clamp(min=1) * temperature,
+        "negative_similarity": _mean(negative) * temperature,
     }

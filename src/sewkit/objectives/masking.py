@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sewkit.config import Masking
-from sewkit.lengths import valid_mask
+from sewkit.config import Masking, ModelConfig
+from sewkit.data.batch import Batch
+from sewkit.lengths import min_samples, num_frames, valid_mask
 from sewkit.model.model import Masks
 from sewkit.objectives.random import RowRandom
 
@@ -67,3 +68,14 @@ def draw_masks(
         channels = torch.full_like(frame_lengths, num_channels)
         channel = span_masks(channels, num_channels, settings.channel_prob, settings.channel_length, random)
     return Masks(time=time, channel=channel)
+
+
+def masks_of_batch(settings: Masking | None, config: ModelConfig, batch: Batch) -> Masks | None:
+    """Masks for the frames that a model makes of a batch, drawn from the seeds of its rows; None for no masking."""
+    if settings is None:
+        return None
+    frame_lengths = num_frames(batch.sample_lengths, config.conv_layers)
+    size = num_frames(
+        max(batch.waveforms.shape[1], min_samples(config.conv_layers, config.squeeze_factor)), config.conv_layers
+    )
+    return draw_masks(settings, frame_lengths, size, config.hidden_size, RowRandom(batch.seeds))
