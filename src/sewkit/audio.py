@@ -34,6 +34,11 @@ SOUNDFILE_SLACK, CONTAINER_SLACK = 0.1, 1.0  # seconds
 # Data sizes from here on are what a recorder writes into a wav header when it does not know the length yet.
 UNKNOWN_WAV_BYTES = 2**31 - 2**16
 
+_LIBSNDFILE = ("wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aiff", "aif", "au", "caf", "w64", "sph")
+_CONTAINERS = ("m4a", "mp4", "aac", "webm", "mkv", "mov")
+AUDIO_SUFFIXES = frozenset(f".{suffix}" for suffix in (*_LIBSNDFILE, *_CONTAINERS))
+"""What is taken from a folder; a file named by itself may be called anything."""
+
 Decoded: TypeAlias = Iterator[tuple[int, np.ndarray]]  # (rate in Hz, block of shape (num_frames, num_channels))
 
 

@@ -9,12 +9,14 @@ import typer
 from sewkit.cli.bench import bench
 from sewkit.cli.classify import classify
 from sewkit.cli.convert import convert
+from sewkit.cli.data import data
 from sewkit.cli.doctor import doctor
 from sewkit.cli.evaluate import evaluate
 from sewkit.cli.finetune import finetune
 from sewkit.cli.info import info
 from sewkit.cli.transcribe import transcribe
 from sewkit.errors import UserError
+from sewkit.train.signals import EXIT_STATUS, Stopped
 from sewkit.version import __version__
 
 app = typer.Typer(
@@ -42,12 +44,16 @@ def _options(
 
 for verb in (transcribe, classify, info, convert, finetune, evaluate, bench, doctor):
     app.command(verb.__name__)(verb)
+app.add_typer(data, name="data")
 
 
 def main() -> None:
-    """Entry point. Errors that are the user's to mend become one line and exit status 1."""
+    """Entry point. Errors that are the user's to mend become one line and exit status 1; a stopped run ends with 75."""
     try:
         app()
+    except Stopped as stopped:
+        print(f"sewkit: {stopped}", file=sys.stderr)
+        sys.exit(EXIT_STATUS)
     except UserError as error:
         print(f"sewkit: {error}", file=sys.stderr)
         sys.exit(1)

@@ -6,13 +6,9 @@ import glob
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from sewkit.audio import AudioError
+from sewkit.audio import AUDIO_SUFFIXES, AudioError
 from sewkit.errors import UserError
 
-_LIBSNDFILE = ("wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aiff", "aif", "au", "caf", "w64")
-_CONTAINERS = ("m4a", "mp4", "aac", "webm", "mkv", "mov")
-AUDIO_SUFFIXES = frozenset(f".{suffix}" for suffix in (*_LIBSNDFILE, *_CONTAINERS))
-"""What is taken from a folder; a file named by itself may be called anything."""
 STDIN = "-"
 
 

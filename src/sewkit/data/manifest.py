@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 
-from sewkit.audio import SAMPLE_RATE, AudioError, load_audio, load_segment
+from sewkit.audio import SAMPLE_RATE, AudioError, audio_seconds, load_audio, load_segment
 from sewkit.errors import UserError
 
 
@@ -54,7 +54,10 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One row of a manifest. `text`, `speaker` and `split` are "" where a row without labels has none."""
+    """One row of a manifest. `speaker` and `split` are "" where a row has none.
+
+    So is `text` where rows without one were asked for; an empty text of a labelled row says that nobody speaks.
+    """
 
     parts: tuple[Part, ...]
     text: str
@@ -72,8 +75,7 @@ class Utterance:
         return f"{part.audio}{place}"
 
 
-LABELS = ("text", "speaker", "split")
-COLUMNS = (*LABELS, "duration")
+COLUMNS = ("text", "speaker", "split", "duration")
 PART_COLUMNS = ("audio", "pause", "start", "channel", "offset", "size")
 
 
@@ -82,7 +84,7 @@ def read_manifest(
 ) -> list[Utterance]:
     """The utterances of one split (all splits when None), in the order of the file.
 
-    Raises ManifestError for what is missing; without `labelled`, text, speaker and split may be.
+    Raises ManifestError for a row without audio, duration or, of `labelled` recordings, text.
     """
     rows = [_utterance(row, place, root or path.parent, labelled) for place, row in read_json_lines(path)]
     rows = [row for row in rows if split is None or row.split == split]
@@ -115,6 +117,11 @@ def load_part(part: Part) -> np.ndarray:
     if part.seconds is None and part.start == 0.0 and part.channel is None:
         return load_audio(source)
     return load_segment(source, part.start, part.seconds, part.channel)
+
+
+def part_seconds(part: Part) -> float:
+    """Duration of the recording that a part lies in, by its header."""
+    return audio_seconds(_recording(part))
 
 
 class _Member(BytesIO):
@@ -167,7 +174,7 @@ def _parse_object(line: str | bytes, place: str) -> dict[str, Any]:
 
 
 def _utterance(row: dict[str, Any], place: str, root: Path, labelled: bool) -> Utterance:
-    missing = [name for name in (COLUMNS if labelled else ("duration",)) if row.get(name) is None]
+    missing = [name for name in (("text", "duration") if labelled else ("duration",)) if row.get(name) is None]
     if missing:
         raise ManifestError(f"{place}: no {', '.join(missing)}")
     if ("audio" in row) == ("parts" in row):
@@ -176,7 +183,7 @@ def _utterance(row: dict[str, Any], place: str, root: Path, labelled: bool) -> U
         raise ManifestError(f"{place}: duration must be seconds, found {row['duration']!r}")
     if not isinstance(row.get("text") or "", str):
         raise ManifestError(f"{place}: text must be a string, found {row['text']!r}")
-    text, speaker, split = (str(row[name]) if row.get(name) is not None else "" for name in LABELS)
+    text, speaker, split = (str(row[name]) if row.get(name) is not None else "" for name in COLUMNS[:3])
     return Utterance(
         parts=_parts(row, place, root),
         text=text,
@@ -264,6 +271,16 @@ class Manifest(Sequence[Utterance]):
     def select(self, rows: np.ndarray) -> "Manifest":
         """The rows of these numbers, or where a (N,) bool array is True."""
         return Manifest(self.files, self.file_numbers[rows], self.lines[rows], self.durations[rows])
+
+    def column(self, name: str) -> list[Any]:
+        """One column of all rows, None where a row lacks it; far cheaper than the rows."""
+        values: list[Any] = [None] * len(self)
+        for number, file in enumerate(self.files):
+            rows = np.flatnonzero(self.file_numbers == number).tolist()
+            found = file.column(name)
+            for row in rows:
+                values[row] = found[self.lines[row]]
+        return values
 
     def __len__(self) -> int:
         return len(self.lines)

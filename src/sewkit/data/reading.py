@@ -36,10 +36,10 @@ class Reader:
         """(positions in `indices`, rows, waveforms) of what `load(row, position)` can read."""
         positions, rows, waveforms = [], [], []
         for position, index in enumerate(indices.tolist()):
-            row = self.rows[index]
             try:
+                row = self.rows[index]
                 waveform = load(row, position)
-            except (AudioError, OSError) as error:
+            except (AudioError, ManifestError, OSError) as error:
                 self._fail(index, error)
                 continue
             self._failures = 0

@@ -24,12 +24,13 @@ POOL = 8
 
 
 class Source(BaseModel):
-    """Isolated recordings of one manifest, and how often a word is drawn from them."""
+    """Recordings of one manifest."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     manifest: Path
-    weight: float
+    weight: float = 1.0
+    """For strings only: how often a word is drawn from this source."""
     split: str = "train"
     intents: tuple[str, ...] = ()
     """Only rows whose `intent` is among these; empty for all."""
