@@ -257,7 +257,7 @@ def manifest(folder: Path, saved: Path) -> Path:
     for name in ("one", "two"):
         answer = sewkit.load(saved).classify(folder / f"{name}.wav").label
         speaker = answer if name == "one" else next(label for label in LABELS if label != answer)
-        columns = {"text": "", "duration": 1.0, "split": "test", "mood": "glad"}
+        columns = {"duration": 1.0, "split": "test", "mood": "glad"}
         rows.append({"audio": f"{name}.wav", "speaker": speaker, **columns})
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "manifest.jsonl"

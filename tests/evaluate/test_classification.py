@@ -102,6 +102,8 @@ def test_the_class_of_a_row_is_a_column_as_text() -> None:
         ManifestError, match=r"a.wav: nothing in column 'mood'; this row has text, speaker, split, digit"
     ):
         label_of(row(extra={"digit": 7, "mood": None}), "mood")
+    with pytest.raises(ManifestError, match="nothing in column 'accent'"):
+        label_of(row(extra={"accent": ""}), "accent")
 
 
 @pytest.mark.parametrize("num_classes", [2, 40, 41])

@@ -83,7 +83,7 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 
 def test_a_batch_without_rows_counts_nothing() -> None:
-    model = classifier("w2v2")
+    model = classifier()
     none = torch.zeros(0, dtype=torch.int64)
     batch = Batch(
         waveforms=torch.zeros(0, 16_000), sample_lengths=none, labels=none, label_lengths=none, texts=[], classes=none

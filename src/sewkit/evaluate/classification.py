@@ -58,13 +58,12 @@ def share_with_interval(right: int, total: int, confidence: float = 0.95) -> Sha
 
 
 def label_of(utterance: Utterance, column: str) -> str:
-    """The class of a manifest's row: what stands in a column, as text."""
+    """The class of a manifest's row: what stands in a column, as text. Raises ManifestError where nothing does."""
     columns = {"text": utterance.text, "speaker": utterance.speaker, "split": utterance.split, **utterance.extra}
-    value = columns.get(column)
-    if value is None:
-        known = ", ".join(name for name in columns if columns[name] is not None)
-        raise ManifestError(f"{utterance.parts[0].audio}: nothing in column {column!r}; this row has {known}")
-    return str(value)
+    filled = {name: str(value) for name, value in columns.items() if value not in (None, "")}
+    if column not in filled:
+        raise ManifestError(f"{utterance.name}: nothing in column {column!r}; this row has {', '.join(filled)}")
+    return filled[column]
 
 
 def class_ids(labels: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -82,7 +82,7 @@ def evaluate_classes(
     column = label_column or asr.loaded.label_column
     if column is None:
         raise UserError(f"{asr.name} does not say which column its labels come from: name it with --label-column")
-    utterances = read_manifest(manifest, split, data_root)
+    utterances = read_manifest(manifest, split, data_root, labelled=False)
     labels = asr.loaded.labels or ()
     references = class_ids(labels, [label_of(utterance, column) for utterance in utterances])
     found = list(asr.classify_batch((load_utterance(utterance) for utterance in utterances), top=1))
