@@ -19,6 +19,7 @@ from sewkit.objectives.contrastive import (
     contrastive_logits,
     draw_negatives,
     load_contrastive,
+    mean_squares,
 )
 from sewkit.objectives.masking import equal_masks, span_masks
 from sewkit.objectives.random import RowRandom
@@ -124,6 +125,11 @@ def test_what_is_drawn_depends_on_the_seeds_only():
     other = contrastive(replace(batch, seeds=batch.seeds + 1), 0).total.item()
     assert one == same
     assert one != other
+
+
+def test_the_penalty_is_of_each_rows_valid_frames():
+    features = torch.tensor([[[1.0, 3.0], [100.0, 100.0]], [[2.0, 0.0], [0.0, 4.0]]])
+    assert mean_squares(features, torch.tensor([1, 2])).tolist() == [5.0, 5.0]
 
 
 def test_the_gradient_scale_is_on_the_extractor_alone_and_includes_the_penalty():
