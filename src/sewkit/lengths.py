@@ -63,6 +63,16 @@ def informed_length(length: Length, factor: int) -> Length:
     return factor * squeezed_length(length, factor)
 
 
+def needed_frames(labels: Tensor, label_lengths: Tensor) -> Tensor:
+    """(sum of lengths,) labels of rows end to end, (B,) -> (B,) fewest frames with which CTC can spell each row.
+
+    Its labels, plus one blank between equal neighbours. A row with fewer frames has an infinite loss.
+    """
+    rows = torch.repeat_interleave(torch.arange(label_lengths.numel(), device=labels.device), label_lengths)
+    repeats = (labels[1:] == labels[:-1]) & (rows[1:] == rows[:-1])
+    return label_lengths + torch.zeros_like(label_lengths).index_add_(0, rows[1:], repeats.long())
+
+
 def valid_mask(lengths: Tensor, size: int) -> Tensor:
     """(B,) lengths -> (B, size) bool, True on valid positions."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sewkit.config import ModelConfig, compact_conv_layers
+from sewkit.config import Masking, ModelConfig, compact_conv_layers
 from sewkit.data.batch import make_batch
+from sewkit.lengths import needed_frames
 from sewkit.model import build_model
-from sewkit.objectives.ctc import ctc_loss, is_feasible, needed_frames
+from sewkit.objectives.ctc import CTC
+from sewkit.objectives.masking import masks_of_batch
 from sewkit.text import Alphabet
 
 ALPHABET = Alphabet.english()
@@ -35,56 +37,74 @@ def test_feasible_means_that_pytorch_finds_an_alignment(text):
     for frames in range(1, 9):
         scores = torch.randn(frames, 1, 32).log_softmax(-1)
         loss = torch.nn.functional.ctc_loss(scores, flat, torch.tensor([frames]), lengths, reduction="sum")
-        assert bool(loss.isfinite()) == bool(is_feasible(flat, lengths, torch.tensor([frames])))
+        assert bool(loss.isfinite()) == (frames >= int(needed_frames(flat, lengths)))
 
 
-def test_impossible_rows_count_nothing_and_are_reported():
-    def model(waveforms, sample_lengths, masks=None):
-        generator = torch.Generator().manual_seed(0)
-        logits = torch.randn(len(waveforms), 6, 32, generator=generator)
-        return logits.requires_grad_(), torch.tensor([6, 3])
-
-    sound = [np.zeros(4000, dtype=np.float32), np.zeros(2000, dtype=np.float32)]
-    both, metrics = ctc_loss(model, make_batch(sound, ["NO", "THREE"], ALPHABET))
-    assert metrics["infeasible"] == 1
-    logits, _ = model(torch.zeros(2, 4000), None)
-    possible = torch.nn.functional.ctc_loss(
-        logits[:1].log_softmax(-1).transpose(0, 1),
-        labels_of("NO")[0],
-        torch.tensor([6]),
-        torch.tensor([2]),
-        reduction="sum",
-    )
-    num_letters = 7  # of both rows
-    assert both.item() * num_letters == pytest.approx(possible.item(), rel=1e-5)
-
-
-def test_a_batch_without_any_speech_has_a_finite_loss():
-    def model(waveforms, sample_lengths, masks=None):
-        return torch.zeros(len(waveforms), 6, 32, requires_grad=True), torch.tensor([6])
-
-    loss, _ = ctc_loss(model, make_batch([np.zeros(4000, dtype=np.float32)], [""], ALPHABET))
-    loss.backward()
-    assert loss.item() == pytest.approx(6 * np.log(32), rel=1e-5)  # all blank
-
-
-def test_the_intermediate_loss_mixes_the_middle_layer_and_reports_the_last():
+def toy_model(num_layers=2):
     torch.manual_seed(0)
     config = ModelConfig(
         family="sew",
         conv_layers=compact_conv_layers(4),
         hidden_size=32,
-        num_layers=2,
+        num_layers=num_layers,
         num_heads=1,
         ffn_size=32,
         squeeze_factor=2,
         vocab_size=32,
     )
-    model = build_model(config).eval()
-    batch = make_batch([np.random.default_rng(0).standard_normal(8000).astype(np.float32)], ["NO"], ALPHABET)
-    plain, plain_metrics = ctc_loss(model, batch)
-    mixed, mixed_metrics = ctc_loss(model, batch, intermediate_weight=0.5)
-    assert mixed_metrics["loss"] == pytest.approx(plain_metrics["loss"], rel=1e-6)
-    assert mixed.item() != plain.item()
-    mixed.backward()
+    return build_model(config).eval()
+
+
+def noise(*sizes):
+    return [np.random.default_rng(size).standard_normal(size).astype(np.float32) for size in sizes]
+
+
+def test_impossible_rows_count_nothing_and_are_reported():
+    model = toy_model()
+    sound = noise(8000, 1200)  # 24 frames, and 3: too few for THREE
+    both = CTC(model)(make_batch(sound, ["NO", "THREE"], ALPHABET))
+    possible = CTC(model)(make_batch(sound[:1], ["NO"], ALPHABET))
+    assert both.metrics["infeasible"] == 0.5
+    assert both.total.item() == pytest.approx(possible.total.item(), rel=1e-5)
+    assert (both.count, possible.count) == (7, 2)  # letters
+
+
+def test_a_batch_of_impossible_rows_only_has_gradients_of_zero():
+    model = toy_model()
+    loss = CTC(model)(make_batch(noise(1200, 1200), ["THREE", "SEVEN"], ALPHABET))
+    loss.total.backward()
+    assert loss.total.item() == 0.0
+    assert loss.metrics["infeasible"] == 1.0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("texts", [[""], []])
+def test_a_batch_without_any_speech_or_any_row_has_a_finite_loss(texts):
+    model = toy_model()
+    loss = CTC(model)(make_batch(noise(8000)[: len(texts)], texts, ALPHABET))
+    loss.total.backward()
+    assert loss.total.isfinite()
+    assert loss.count == 1
+
+
+def test_the_intermediate_loss_mixes_the_middle_layer_and_reports_the_last():
+    model = toy_model()
+    batch = make_batch(noise(8000), ["NO"], ALPHABET)
+    plain, mixed = CTC(model)(batch), CTC(model, intermediate_weight=0.5)(batch)
+    assert mixed.metrics["ctc"].item() == pytest.approx(plain.metrics["ctc"].item(), rel=1e-6)
+    assert mixed.total.item() != plain.total.item()
+    mixed.total.backward()
     assert all(p.grad is not None for p in model.encoder.layers[0].parameters())
+
+
+def test_masks_belong_to_the_row_not_to_its_batch():
+    config = toy_model().config
+    masking = Masking(time_prob=0.5, time_length=3, channel_prob=0.3, channel_length=4)
+    seeds = np.array([5, 6])
+    together = masks_of_batch(masking, config, make_batch(noise(8000, 6000), ["", ""], ALPHABET, seeds=seeds))
+    alone = masks_of_batch(masking, config, make_batch(noise(6000), [""], ALPHABET, seeds=seeds[1:]))
+    frames = alone.time.shape[1]
+    assert torch.equal(together.time[1, :frames], alone.time[0])
+    assert not together.time[1, frames:].any()
+    assert torch.equal(together.channel[1], alone.channel[0])
+    assert alone.time.any()

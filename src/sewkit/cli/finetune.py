@@ -23,6 +23,7 @@ def finetune(
 
     Example:  sewkit finetune --config recipes/bundled.yaml --output runs/bundled --set data_root=data
     """
-    from sewkit.train.finetune import load_recipe, run
+    from sewkit.train.finetune import run
+    from sewkit.train.recipe import FinetuneRecipe, load_recipe
 
-    run(load_recipe(config, overrides or []), output, resume=resume)
+    run(load_recipe(FinetuneRecipe, config, overrides or []), output, resume=resume)

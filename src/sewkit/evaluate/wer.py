@@ -47,9 +47,22 @@ class WordErrorRate:
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[WordErrors]:
     """Counts of every utterance; texts are compared as they are, word by word."""
-    if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
-    return [_errors(reference, hypothesis) for reference, hypothesis in zip(references, hypotheses, strict=True)]
+    return [_errors(*pair) for pair in zip(references, hypotheses, strict=True)]
+
+
+def letter_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[WordErrors]:
+    """Counts of every utterance for character error rates: characters in place of words, spaces among them."""
+    return word_errors([_spelled(text) for text in references], [_spelled(text) for text in hypotheses])
+
+
+def _spelled(text: str) -> str:
+    """Every character a word."""
+    return " ".join(text.replace(" ", "_"))
+
+
+def rate_of(counts: Sequence[WordErrors]) -> float:
+    """Errors of all utterances over their reference words (or characters); 0 of nothing."""
+    return sum(count.errors for count in counts) / max(sum(count.num_words for count in counts), 1)
 
 
 def _errors(reference: str, hypothesis: str) -> WordErrors:

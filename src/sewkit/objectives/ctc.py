@@ -1,69 +1,71 @@
 """Connectionist temporal classification on letters (Graves et al. 2006; wav2vec 2.0 section 3.3).
 
-Differs from fairseq's criterion in one thing: the sum over the batch is divided by its letters, not by its sentences,
+Differs from fairseq's criterion in one thing: the sum over an update is divided by its letters, not by its sentences,
 so that batches of single words and of long strings weigh the same.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sewkit.config import Masking
 from sewkit.data.batch import Batch
-from sewkit.model.model import Masks, SpeechModel
+from sewkit.lengths import needed_frames
+from sewkit.model import SpeechModel
+from sewkit.objectives.loss import Loss, Objective
+from sewkit.objectives.masking import masks_of_batch
 
 
-def needed_frames(labels: Tensor, label_lengths: Tensor) -> Tensor:
-    """(B,) fewest frames that can spell each row: its letters plus one blank between equal neighbours."""
-    rows = torch.repeat_interleave(torch.arange(label_lengths.numel()), label_lengths)
-    repeats = (labels[1:] == labels[:-1]) & (rows[1:] == rows[:-1])
-    return label_lengths + torch.zeros_like(label_lengths).index_add_(0, rows[1:], repeats.long())
+class CTC(Objective):
+    """Letters from every frame, with SpecAugment's masks.
 
-
-def is_feasible(labels: Tensor, label_lengths: Tensor, frame_lengths: Tensor) -> Tensor:
-    """(B,) bool: the row has enough frames for its labels. Others have no alignment and an infinite loss."""
-    return frame_lengths >= needed_frames(labels, label_lengths)
-
-
-def letter_scores(
-    model: SpeechModel, batch: Batch, masks: Masks | None, intermediate: bool
-) -> tuple[list[Tensor], Tensor]:
-    """[(B, T, V)] of the last layer and, if `intermediate`, of the middle one by the same head; and (B,) frames."""
-    if not intermediate:
-        scores, frame_lengths = model(batch.waveforms, batch.sample_lengths, masks=masks)
-        return [scores], frame_lengths
-    encoded = model.encode(batch.waveforms, batch.sample_lengths, masks=masks)
-    assert model.head is not None
-    middle = encoded.states[len(encoded.states) // 2]
-    if model.upsample is not None:
-        middle = model.upsample(middle, encoded.lengths, encoded.frames.shape[1])
-    return [model.head(encoded.frames), model.head(middle)], encoded.lengths
-
-
-def ctc_loss(
-    model: SpeechModel, batch: Batch, masks: Masks | None = None, blank: int = 0, intermediate_weight: float = 0.0
-) -> tuple[Tensor, dict[str, float]]:
-    """Loss per letter, and metrics: the loss and how many rows were infeasible (they count 0).
-
-    With `intermediate_weight` w the loss is (1 - w) of the last layer plus w of the middle one, which gives the lower
-    layers a shorter way to the labels (intermediate CTC, arXiv 2102.03216).
+    With `intermediate_weight` w the loss is (1 - w) of the last layer plus w of the middle one by the same head, which
+    gives the lower layers a shorter way to the labels (intermediate CTC, arXiv 2102.03216).
     """
-    scores, frame_lengths = letter_scores(model, batch, masks, intermediate_weight > 0)
-    losses = [_loss_per_letter(logits, frame_lengths, batch, blank) for logits in scores]
-    loss = losses[0] if len(losses) == 1 else (1 - intermediate_weight) * losses[0] + intermediate_weight * losses[1]
-    infeasible = int((~is_feasible(batch.labels, batch.label_lengths, frame_lengths)).sum())
-    return loss, {"loss": float(losses[0].detach()), "infeasible": infeasible}
 
+    def __init__(
+        self, model: SpeechModel, blank: int = 0, masking: Masking | None = None, intermediate_weight: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.blank = blank
+        self.masking = masking
+        self.intermediate_weight = intermediate_weight
 
-def _loss_per_letter(logits: Tensor, frame_lengths: Tensor, batch: Batch, blank: int) -> Tensor:
-    """(B, T, V) -> the summed loss over the letters of the batch."""
-    log_probs = functional.log_softmax(logits.float(), dim=-1).transpose(0, 1)
-    total = functional.ctc_loss(
-        log_probs,
-        batch.labels,
-        frame_lengths,
-        batch.label_lengths,
-        blank=blank,
-        reduction="sum",
-        zero_infinity=True,
-    )
-    return total / max(int(batch.label_lengths.sum()), 1)
+    def forward(self, batch: Batch, update: int = 0) -> Loss:
+        """Summed over letters. Rows with more text than their frames can spell count 0; `infeasible` is their share."""
+        scores, frame_lengths = self.letter_scores(batch)
+        losses = [self.summed_loss(logits, frame_lengths, batch) for logits in scores]
+        weights = (1 - self.intermediate_weight, self.intermediate_weight)
+        total = sum((w * loss for w, loss in zip(weights, losses, strict=False)), start=losses[0].new_zeros(()))
+        count = max(int(batch.label_lengths.sum()), 1)
+        infeasible = frame_lengths < needed_frames(batch.labels, batch.label_lengths)
+        return Loss(total, count, {"ctc": losses[0].detach() / count, "infeasible": infeasible.float().mean()})
+
+    def letter_scores(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """[(B, T, V)] of the last layer and, where it has a weight, of the middle one; and (B,) frames."""
+        encoded = self.model.encode(
+            batch.waveforms, batch.sample_lengths, masks=masks_of_batch(self.masking, self.model.config, batch)
+        )
+        assert self.model.head is not None
+        scores = [self.model.head(encoded.frames)]
+        if self.intermediate_weight:
+            middle = encoded.states[len(encoded.states) // 2]
+            if self.model.upsample is not None:
+                middle = self.model.upsample(middle, encoded.lengths, encoded.frames.shape[1])
+            scores.append(self.model.head(middle))
+        return scores, encoded.lengths
+
+    def summed_loss(self, logits: Tensor, frame_lengths: Tensor, batch: Batch) -> Tensor:
+        """(B, T, V) -> the loss summed over the letters of the batch; log-softmax in float32."""
+        if not len(batch):
+            return logits.float().sum()  # 0, of no rows, but with a way back: every process takes part in an update
+        log_probs = functional.log_softmax(logits.float(), dim=-1).transpose(0, 1)
+        return functional.ctc_loss(
+            log_probs,
+            batch.labels,
+            frame_lengths,
+            batch.label_lengths,
+            blank=self.blank,
+            reduction="sum",
+            zero_infinity=True,
+        )

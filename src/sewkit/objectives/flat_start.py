@@ -5,19 +5,21 @@ of a word in equal shares, the delimiter in the middle of a pause, the blank els
 plateau on which CTC from random weights predicts letter frequencies; CTC then finds the true alignment.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sewkit.config import Masking
 from sewkit.data.batch import Batch
-from sewkit.model.model import Masks
+from sewkit.model import SpeechModel
+from sewkit.objectives.loss import Loss, Objective
+from sewkit.objectives.masking import masks_of_batch
 from sewkit.text import Alphabet
 
 HOP_SAMPLES = 320
 HALF_FIELD_SAMPLES = 200
 IGNORED = -100
+BLANK_WEIGHT = 0.3
 
 
 def frame_labels(batch: Batch, frame_lengths: Tensor, num_frames: int, alphabet: Alphabet) -> Tensor:
@@ -33,7 +35,7 @@ def frame_labels(batch: Batch, frame_lengths: Tensor, num_frames: int, alphabet:
             places = torch.arange(start_frame, min(end_frame, num_frames))
             row[places] = letters[(places - start_frame) * len(letters) // (end_frame - start_frame)]
             previous_end = end_frame
-    return labels.masked_fill(torch.arange(num_frames) >= frame_lengths[:, None], IGNORED)
+    return labels.masked_fill(torch.arange(num_frames) >= frame_lengths.cpu()[:, None], IGNORED)
 
 
 def _frame(sample: int) -> int:
@@ -41,14 +43,27 @@ def _frame(sample: int) -> int:
     return max(0, round((sample - HALF_FIELD_SAMPLES) / HOP_SAMPLES))
 
 
-def flat_start_loss(
-    model: Callable[..., tuple[Tensor, Tensor]], batch: Batch, alphabet: Alphabet, masks: Masks | None = None
-) -> tuple[Tensor, dict[str, float]]:
-    """Mean cross-entropy of a frame; letters weigh as much as blanks together do."""
-    logits, frame_lengths = model(batch.waveforms, batch.sample_lengths, masks=masks)
-    labels = frame_labels(batch, frame_lengths, logits.shape[1], alphabet)
-    losses = functional.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-    silent, spoken = labels == alphabet.blank, (labels != alphabet.blank) & (labels != IGNORED)
-    loss = losses[spoken].sum() / spoken.sum().clamp(min=1) + 0.3 * losses[silent].sum() / silent.sum().clamp(min=1)
-    right = (logits.argmax(dim=-1) == labels)[spoken].float().mean() if bool(spoken.any()) else torch.tensor(0.0)
-    return loss, {"loss": float(loss.detach()), "right_letters": float(right)}
+class FlatStart(Objective):
+    """Cross-entropy of frames; letters and blanks are averaged apart, so that the many blanks do not drown them."""
+
+    def __init__(self, model: SpeechModel, alphabet: Alphabet, masking: Masking | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.alphabet = alphabet
+        self.masking = masking
+
+    def forward(self, batch: Batch, update: int = 0) -> Loss:
+        """Mean over letters plus 0.3 of the mean over blanks; counts 1, so that micro-batches weigh the same."""
+        masks = masks_of_batch(self.masking, self.model.config, batch)
+        logits, frame_lengths = self.model(batch.waveforms, batch.sample_lengths, masks=masks)
+        labels = frame_labels(batch, frame_lengths, logits.shape[1], self.alphabet).to(logits.device)
+        losses = functional.cross_entropy(
+            logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+        )
+        silent, spoken = labels == self.alphabet.blank, (labels != self.alphabet.blank) & (labels != IGNORED)
+        total = _mean(losses, spoken) + BLANK_WEIGHT * _mean(losses, silent)
+        return Loss(total, 1, {"right_letters": _mean((logits.argmax(dim=-1) == labels).float(), spoken)})
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    return (values * where).sum() / where.sum().clamp(min=1)

@@ -5,7 +5,6 @@ bands, each normalised over the batch, through one linear layer gives it feature
 Mel scale and triangles as in HTK; windows of 400 samples every 320, so that frame t sees what extractor frame t sees.
 """
 
-from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -13,6 +12,9 @@ from torch import Tensor, nn
 
 from sewkit.audio import SAMPLE_RATE
 from sewkit.data.batch import Batch
+from sewkit.lengths import valid_mask
+from sewkit.model import SpeechModel
+from sewkit.objectives.loss import Loss, Objective
 
 NUM_BANDS = 40
 WINDOW_SAMPLES = 400
@@ -37,18 +39,25 @@ def _hertz_to_mel(hertz: Tensor) -> Tensor:
 
 def log_mel(waveforms: Tensor) -> Tensor:
     """(B, S) -> (B, T, NUM_BANDS), T = (S - 400) // 320 + 1."""
-    windows = waveforms.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES) * torch.hann_window(WINDOW_SAMPLES)
+    windows = waveforms.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES) * torch.hann_window(
+        WINDOW_SAMPLES, device=waveforms.device
+    )
     power = torch.fft.rfft(windows, FFT_SAMPLES).abs().square()
-    return (power @ mel_filters() + 1e-5).log()
+    return (power @ mel_filters().to(power) + 1e-5).log()
 
 
-def log_mel_loss(
-    features: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], head: nn.Linear, batch: Batch
-) -> tuple[Tensor, dict[str, float]]:
+class LogMel(Objective):
     """Mean squared error as a share of the variance of each band (1.0 = predicting the mean)."""
-    x, frame_lengths = features(batch.waveforms, batch.sample_lengths)
-    valid = torch.arange(x.shape[1]) < frame_lengths[:, None]
-    target = log_mel(batch.waveforms)[:, : x.shape[1]][valid]
-    target = (target - target.mean(dim=0)) / target.std(dim=0).clamp(min=1e-3)
-    loss = (head(x[valid].float()) - target).square().mean()
-    return loss, {"loss": float(loss.detach())}
+
+    def __init__(self, model: SpeechModel) -> None:
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(model.config.feature_size, NUM_BANDS)
+
+    def forward(self, batch: Batch, update: int = 0) -> Loss:
+        """Mean over the batch's frames; counts 1."""
+        x, frame_lengths = self.model.features(batch.waveforms, batch.sample_lengths)
+        valid = valid_mask(frame_lengths, x.shape[1])
+        target = log_mel(batch.waveforms)[:, : x.shape[1]][valid]
+        target = (target - target.mean(dim=0)) / target.std(dim=0).clamp(min=1e-3)
+        return Loss((self.head(x[valid].float()) - target).square().mean(), 1, {})

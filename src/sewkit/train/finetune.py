@@ -1,150 +1,177 @@
-"""CTC fine-tuning from a recipe: builds model, data and stages, and hands them to the loop.
+"""Fine-tuning from a recipe: builds model, data and stages, and hands them to the loop.
 
-Also trains small models from random weights: a stage of log-mel regression starts the extractor, a curriculum of single
-words and strings follows.
+For letters (CTC) and for classes (speaker, intent, emotion, ...). Also trains small models from random weights: a stage
+of log-mel regression starts the extractor, a curriculum of single words and strings follows.
 """
 
-import warnings
+import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sewkit import lengths
 from sewkit.audio import SAMPLE_RATE
 from sewkit.checkpoint import load_model, save_model
+from sewkit.checkpoint.loaded import LoadedModel
 from sewkit.data.augment import Augmenter, read_noises
 from sewkit.data.batch import Batch, make_batch
-from sewkit.data.manifest import ManifestError, Utterance, load_utterance, read_manifest
-from sewkit.data.strings import ClipSource, StringBatches, load_source
+from sewkit.data.manifest import Manifest, ManifestError, Utterance, load_utterance, read_manifest
+from sewkit.data.strings import ClipSource, Source, StringBatches, load_source
 from sewkit.data.utterances import UtteranceBatches
-from sewkit.evaluate.wer import word_errors
+from sewkit.data.validate import Requirements
+from sewkit.data.validate import validate as validate_rows
+from sewkit.evaluate.classification import class_ids, label_of
+from sewkit.evaluate.wer import letter_errors, rate_of, word_errors
 from sewkit.model import SpeechModel, build_model
-from sewkit.objectives.ctc import ctc_loss, needed_frames
-from sewkit.objectives.flat_start import flat_start_loss
-from sewkit.objectives.logmel import NUM_BANDS, log_mel_loss
-from sewkit.objectives.masking import draw_masks
+from sewkit.objectives.classification import Classify
+from sewkit.objectives.ctc import CTC
+from sewkit.objectives.flat_start import FlatStart
+from sewkit.objectives.logmel import LogMel
+from sewkit.objectives.loss import Objective
 from sewkit.text import Alphabet
 from sewkit.train import distributed
-from sewkit.train.loop import Settings, Stage, train
-from sewkit.train.recipe import Recipe, StageRecipe, load_recipe
+from sewkit.train.loop import Precision, Settings, Stage, autocast, train
+from sewkit.train.recipe import DevSet, FinetuneRecipe, RecipeError, RunRecipe, StageRecipe
 from sewkit.train.state import TrainState
 
-__all__ = ["load_recipe", "run"]
+logger = logging.getLogger(__name__)
 
 VALIDATION_SECONDS = 60.0
 
 
-def run(recipe: Recipe, output: Path, resume: bool = False, stop_after: int | None = None) -> TrainState:
-    """Train, write `log.jsonl` and `state.pt` into `output`, and the finished model into `output/model`."""
-    distributed.start()
+def run(recipe: FinetuneRecipe, output: Path, resume: bool = False, stop_after: int | None = None) -> TrainState:
+    """Train, write log and states into `output`, and the finished model into `output/model`."""
+    device = start_process(recipe)
+    task = start_model(recipe)
+    stages = build_stages(recipe, task, device)
+    state = train(stages, loop_settings(recipe, output, device, stop_after), resume)
+    if state.stage == len(stages) and distributed.is_first():
+        save_final(task, state, output / "model", recipe.save_as)
+    return state
+
+
+def start_process(recipe: RunRecipe) -> torch.device:
+    """Join the other processes, take a device and threads, seed what is drawn from now on: new weights."""
+    device = distributed.choose_device(recipe.device)
+    distributed.start(device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    model, alphabet = start_model(recipe)
-    settings = Settings(
+    return device
+
+
+def loop_settings(recipe: RunRecipe, output: Path, device: torch.device, stop_after: int | None) -> Settings:
+    """What of a recipe the loop needs to know."""
+    return Settings(
         output=output,
+        device=device,
+        precision=recipe.precision,
         seed=recipe.seed,
         betas=recipe.betas,
+        eps=recipe.adam_eps,
         weight_decay=recipe.weight_decay,
+        decay_all=recipe.decay_all,
         clip_norm=recipe.clip_norm,
-        micro_batches=recipe.micro_batches,
         average_decay=recipe.average_decay,
         log_every=recipe.log_every,
         validate_every=recipe.validate_every,
         checkpoint_seconds=recipe.checkpoint_seconds,
+        keep_checkpoints=recipe.keep_checkpoints,
         stop_after=stop_after,
     )
-    state = train(model, build_stages(recipe, model, alphabet), settings, resume)
-    if state.stage == len(recipe.stages) and distributed.is_first():
-        save_final(model, alphabet, state, output / "model", recipe.save_as)
-    return state
 
 
-def start_model(recipe: Recipe) -> tuple[SpeechModel, Alphabet]:
-    """A new model, or the one to start from; with a new head of English letters where it has none for letters."""
-    if recipe.model is not None:
-        alphabet = Alphabet.english()
-        return build_model(recipe.model.replace(vocab_size=len(alphabet))), alphabet
-    assert recipe.init is not None
-    loaded = load_model(recipe.init)
-    alphabet = loaded.alphabet or Alphabet.english()
-    config = loaded.model.config.replace(vocab_size=len(alphabet), num_labels=None)
-    model = build_model(config.replace(dropout=recipe.dropout) if recipe.dropout else config)
-    kept = loaded.model.state_dict()
-    if loaded.alphabet is None:
-        kept = {name: value for name, value in kept.items() if not name.startswith("head.")}
+def start_model(recipe: FinetuneRecipe) -> LoadedModel:
+    """A new model, or the one to start from; with a new head where it has none for this task."""
+    source = load_model(recipe.init) if recipe.init is not None else None
+    if recipe.label_column is not None:
+        labels = tuple(sorted(set(read_labels(recipe))))
+        task = LoadedModel(
+            build_head(recipe, source, num_labels=len(labels)), labels=labels, label_column=recipe.label_column
+        )
+    else:
+        alphabet = (source.alphabet if source is not None else None) or Alphabet.english()
+        task = LoadedModel(build_head(recipe, source, vocab_size=len(alphabet)), alphabet)
+    if source is not None:
+        same_head = (source.alphabet, source.labels) == (task.alphabet, task.labels)
+        take_weights(task.model, source.model, same_head)
+    return task
+
+
+def build_head(recipe: FinetuneRecipe, source: LoadedModel | None, **head: int) -> SpeechModel:
+    """The recipe's model with a head, all of it random."""
+    config = recipe.model if source is None else source.model.config
+    assert config is not None
+    dropout = recipe.dropout or config.dropout
+    return build_model(config.replace(**{"vocab_size": None, "num_labels": None, "dropout": dropout, **head}))
+
+
+def take_weights(model: SpeechModel, source: SpeechModel, with_head: bool) -> None:
+    """Everything of `source` but, unless `with_head`, the head."""
+    kept = {name: value for name, value in source.state_dict().items() if with_head or not name.startswith("head.")}
     missing = model.load_state_dict(kept, strict=False).missing_keys
     assert all(name.startswith("head.") for name in missing), missing
-    return model, alphabet
 
 
-def save_final(model: SpeechModel, alphabet: Alphabet, state: TrainState, folder: Path, save_as: str = "fp32") -> None:
+def save_final(task: LoadedModel, state: TrainState, folder: Path, save_as: str = "fp32") -> None:
     """The averaged weights if there are any, as a model folder."""
     if state.average:
-        model.load_state_dict(state.average)
-    save_model(folder, model.eval(), alphabet, dtype=torch.float16 if save_as == "fp16" else torch.float32)
+        task.model.load_state_dict(state.average)
+    dtype = torch.float16 if save_as == "fp16" else torch.float32
+    save_model(folder, task.model.cpu().eval(), task.alphabet, task.labels, label_column=task.label_column, dtype=dtype)
 
 
-def build_stages(recipe: Recipe, model: SpeechModel, alphabet: Alphabet) -> list[Stage]:
+def build_stages(recipe: FinetuneRecipe, task: LoadedModel, device: torch.device) -> list[Stage]:
     """The recipe's stages with their data."""
     noises, rooms = read_noises(recipe.data_root / recipe.noise) if recipe.noise else ([], [])
     sources: list[ClipSource] = []
     if any(stage.strings for stage in recipe.stages):
         sources = [load_source(source, recipe.data_root) for source in recipe.train]
-    validate = partial(measure, model, read_dev_sets(recipe), alphabet, recipe.precision) if recipe.dev else None
+    validate = build_validation(recipe, task, device)
     stages = []
     for number, stage in enumerate(recipe.stages):
         augmenter = Augmenter(stage.augmentation, noises, rooms)
         seed = recipe.seed * 1_000 + number
-        batches: Callable[[int], Batch]
+        batches: Callable[[int], list[Batch]]
         if stage.strings:
-            batches = StringBatches(sources, list(stage.strings), augmenter, alphabet, seed, recipe.micro_batches)
+            batches = string_batches(recipe, stage, sources, augmenter, task, seed)
         else:
-            rows = usable(read_utterances(recipe), alphabet, model)
-            batches = UtteranceBatches(rows, stage.batch_seconds, augmenter, alphabet, seed)
-        stages.append(build_stage(recipe, stage, model, alphabet, batches, seed, validate))
+            batches = utterance_batches(recipe, stage, augmenter, task, seed)
+        objective = build_objective(stage, task)
+        stages.append(
+            Stage(
+                name=stage.name,
+                num_updates=stage.num_updates,
+                schedule=stage.schedule,
+                batches=batches,
+                objective=objective,
+                trainable=partial(trainable, objective, stage),
+                validate=None if stage.objective == "log_mel" else validate,
+            )
+        )
     return stages
 
 
-def build_stage(
-    recipe: Recipe,
-    stage: StageRecipe,
-    model: SpeechModel,
-    alphabet: Alphabet,
-    batches: Callable[[int], Batch],
-    seed: int,
-    validate: Callable[[], dict[str, float]] | None,
-) -> Stage:
-    """One stage for the loop."""
-    extra: nn.Linear | None = None
-    loss: Callable[[Batch, int], tuple[Tensor, dict[str, float]]]
-    loss = partial(letters_loss, model, stage, alphabet, recipe.precision, seed)
+def build_objective(stage: StageRecipe, task: LoadedModel) -> Objective:
+    """The loss of a stage."""
     if stage.objective == "log_mel":
-        extra = nn.Linear(model.config.feature_size, NUM_BANDS)
-        loss = partial(log_mel, model, extra, recipe.precision)
-        validate = None
-    return Stage(
-        name=stage.name,
-        num_updates=stage.num_updates,
-        schedule=stage.schedule,
-        batches=batches,
-        loss=loss,
-        trainable=partial(trainable, model, stage),
-        extra=extra,
-        validate=validate,
-    )
+        return LogMel(task.model)
+    if stage.objective == "classify":
+        return Classify(task.model, stage.masking)
+    assert task.alphabet is not None
+    if stage.objective == "flat_start":
+        return FlatStart(task.model, task.alphabet, stage.masking)
+    return CTC(task.model, task.alphabet.blank, stage.masking, stage.intermediate_weight)
 
 
-def trainable(model: SpeechModel, stage: StageRecipe, update: int) -> list[nn.Parameter]:
+def trainable(objective: Objective, stage: StageRecipe, update: int) -> list[nn.Parameter]:
     """What moves at an update."""
-    if stage.objective == "log_mel":
-        return list(model.features.parameters())
+    model = objective.model
+    if isinstance(objective, LogMel):
+        return [*model.features.parameters(), *objective.head.parameters()]
     if update < stage.freeze_updates:
         assert model.head is not None
         return list(model.head.parameters())
@@ -152,104 +179,144 @@ def trainable(model: SpeechModel, stage: StageRecipe, update: int) -> list[nn.Pa
     return [parameter for parameter in model.parameters() if id(parameter) not in fixed]
 
 
-def letters_loss(
-    model: SpeechModel, stage: StageRecipe, alphabet: Alphabet, precision: str, seed: int, batch: Batch, update: int
-) -> tuple[Tensor, dict[str, float]]:
-    """CTC or the flat start, with masks drawn from (seed, update)."""
-    masks = None
-    if stage.masking is not None:
-        config = model.config
-        generator = torch.Generator().manual_seed(seed * 10_000_000 + update)
-        frame_lengths = lengths.num_frames(batch.sample_lengths, config.conv_layers)
-        num_frames = lengths.num_frames(batch.waveforms.shape[1], config.conv_layers)
-        masks = draw_masks(stage.masking, frame_lengths, num_frames, config.hidden_size, generator)
-    with autocast(precision):
-        if stage.objective == "flat_start":
-            return flat_start_loss(model, batch, alphabet, masks)
-        return ctc_loss(model, batch, masks, alphabet.blank, stage.intermediate_weight)
+# ---- data ----------------------------------------------------------------------------------------------------------
 
 
-def log_mel(
-    model: SpeechModel, head: nn.Linear, precision: str, batch: Batch, update: int
-) -> tuple[Tensor, dict[str, float]]:
-    """Log-mel regression; nothing is drawn, so the update plays no part."""
-    del update
-    with autocast(precision):
-        return log_mel_loss(model.features, head, batch)
+def string_batches(
+    recipe: FinetuneRecipe,
+    stage: StageRecipe,
+    sources: list[ClipSource],
+    augmenter: Augmenter,
+    task: LoadedModel,
+    seed: int,
+) -> StringBatches:
+    """Random strings of words; the processes share the micro-batches."""
+    rank, world = distributed.rank_and_world()
+    if recipe.micro_batches % world:
+        raise RecipeError(f"micro_batches: {recipe.micro_batches} cannot be shared by {world} processes")
+    assert task.alphabet is not None
+    return StringBatches(
+        sources, list(stage.strings), augmenter, task.alphabet, seed, recipe.micro_batches, rank, world
+    )
 
 
-def autocast(precision: str) -> AbstractContextManager[Any]:
-    """bf16 where the recipe wants it."""
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+def utterance_batches(
+    recipe: FinetuneRecipe, stage: StageRecipe, augmenter: Augmenter, task: LoadedModel, seed: int
+) -> UtteranceBatches:
+    """Whole utterances; those that cannot be trained on are named once and left out."""
+    rank, world = distributed.rank_and_world()
+    rows = read_rows(recipe)
+    needs = Requirements.of_model(task.model.config, task.alphabet, max_seconds=recipe.max_seconds)
+    kept, report = validate_rows(rows, needs)
+    if report.counts and rank == 0:
+        logger.warning("%s", report)
+    if not len(kept):
+        raise ManifestError(f"none of the {len(rows)} rows of the recipe can be trained on: {report}")
+    classes = None
+    if task.labels is not None:
+        ids = {label: number for number, label in enumerate(task.labels)}
+        classes = np.array([ids[label] for label in read_labels(recipe)])[kept]
+    return UtteranceBatches(
+        rows.select(kept),
+        stage.batch_seconds,
+        augmenter,
+        task.alphabet,
+        seed,
+        device_seconds=recipe.device_seconds,
+        rank=rank,
+        world=world,
+        classes=classes,
+    )
 
 
-def read_utterances(recipe: Recipe) -> list[Utterance]:
+def read_rows(recipe: RunRecipe) -> Manifest:
     """The training rows of all sources."""
-    rows: list[Utterance] = []
-    for source in recipe.train:
-        found = read_manifest(recipe.data_root / source.manifest, split=source.split)
-        rows += [row for row in found if not source.intents or row.extra.get("intent") in source.intents]
-    return rows
+    return Manifest.join([open_source(source, recipe.data_root) for source in recipe.train])
 
 
-def usable(rows: list[Utterance], alphabet: Alphabet, model: SpeechModel) -> list[Utterance]:
-    """Rows whose text the alphabet can write and whose sound is long enough for it; the others are named, once."""
-    kept: list[Utterance] = []
-    too_short: list[Utterance] = []
-    for row in rows:
-        try:
-            labels = torch.tensor(alphabet.encode(row.text), dtype=torch.int64)
-        except ValueError as error:
-            raise ManifestError(f"{row.parts[0].audio}: {error}; change the text or leave the row out") from error
-        frames = lengths.num_frames(round(row.duration * SAMPLE_RATE), model.config.conv_layers)
-        needed = int(needed_frames(labels, torch.tensor([labels.numel()])))
-        (kept if frames >= needed else too_short).append(row)
-    if too_short:
-        first = too_short[0]
-        warnings.warn(
-            f"{len(too_short)} of {len(rows)} utterances are too short for their text and are left out, "
-            f"such as {first.parts[0].audio} ({first.duration} s for {first.text!r})",
-            stacklevel=2,
+def open_source(source: Source, data_root: Path) -> Manifest:
+    """The rows of one source."""
+    path = data_root / source.manifest
+    if source.intents:
+        return Manifest.open(path, source.split, labelled=False, intent=source.intents)
+    return Manifest.open(path, source.split, labelled=False)
+
+
+def read_labels(recipe: FinetuneRecipe) -> list[str]:
+    """The class of every training row. Raises ManifestError for a row without one."""
+    assert recipe.label_column is not None
+    rows = read_rows(recipe)
+    values = rows.column(recipe.label_column)
+    for number, value in enumerate(values):
+        if value is None:
+            raise ManifestError(f"{rows[number].name}: nothing in column {recipe.label_column!r}")
+    return [str(value) for value in values]
+
+
+# ---- validation ----------------------------------------------------------------------------------------------------
+
+
+def build_validation(
+    recipe: FinetuneRecipe, task: LoadedModel, device: torch.device
+) -> Callable[[], dict[str, float]] | None:
+    """Error rates (or accuracies) on the recipe's dev sets, on demand."""
+    if not recipe.dev:
+        return None
+    sets = {dev.name: sorted(read_dev_set(recipe, dev), key=lambda row: -row.duration) for dev in recipe.dev}
+    waveforms = {name: [load_utterance(row) for row in rows] for name, rows in sets.items()}
+
+    def measure() -> dict[str, float]:
+        rates: dict[str, float] = {}
+        for name, rows in sets.items():
+            outputs = predict(task.model, waveforms[name], device, recipe.precision)
+            rates |= score(task, name, rows, outputs)
+        return rates
+
+    return measure
+
+
+def read_dev_set(recipe: RunRecipe, dev: DevSet) -> list[Utterance]:
+    """The rows of one dev set."""
+    path, root = read_dev_path(recipe, dev)
+    return read_manifest(path, split=dev.split, root=root, labelled=False)
+
+
+def read_dev_path(recipe: RunRecipe, dev: DevSet) -> tuple[Path, Path | None]:
+    """(the manifest of a dev set, what its paths are relative to if not to itself)."""
+    if dev.beside_recipe:
+        return recipe.folder / dev.manifest, recipe.data_root
+    return recipe.data_root / dev.manifest, None
+
+
+def score(task: LoadedModel, name: str, rows: list[Utterance], outputs: list[Tensor]) -> dict[str, float]:
+    """Word and character error rates of greedy decoding, {"wer_NAME": rate, "cer_NAME": rate}; or {"accuracy_NAME"}."""
+    if task.labels is not None:
+        assert task.label_column is not None
+        wanted = class_ids(task.labels, [label_of(row, task.label_column) for row in rows])
+        right = sum(int(output.argmax()) == one for output, one in zip(outputs, wanted, strict=True))
+        return {f"accuracy_{name}": right / len(rows)}
+    assert task.alphabet is not None
+    texts = [task.alphabet.collapse(output.argmax(dim=-1).tolist()) for output in outputs]
+    references = [row.text for row in rows]
+    words, letters = word_errors(references, texts), letter_errors(references, texts)
+    return {f"wer_{name}": rate_of(words), f"cer_{name}": rate_of(letters)}
+
+
+def predict(
+    model: SpeechModel, waveforms: list[np.ndarray], device: torch.device, precision: Precision
+) -> list[Tensor]:
+    """The head's output for each waveform, (T, V) or (labels,), on the CPU; waveforms are sorted, longest first."""
+    outputs: list[Tensor] = []
+    while len(outputs) < len(waveforms):
+        longest = waveforms[len(outputs)].size / SAMPLE_RATE
+        part = waveforms[len(outputs) :][: max(1, int(VALIDATION_SECONDS / longest))]
+        batch = make_batch(part, [""] * len(part), None).to(device)
+        with autocast(device, precision):
+            scores, frame_lengths = model(batch.waveforms, batch.sample_lengths)
+        scores = scores.float().cpu()
+        outputs += (
+            [row[:length] for row, length in zip(scores, frame_lengths.tolist(), strict=True)]
+            if scores.ndim == 3
+            else list(scores)
         )
-    return kept
-
-
-def read_dev_sets(recipe: Recipe) -> dict[str, list[tuple[np.ndarray, str]]]:
-    """name -> (waveform, text) of every utterance, longest first."""
-    sets = {}
-    for dev in recipe.dev:
-        path = (recipe.folder if dev.beside_recipe else recipe.data_root) / dev.manifest
-        root = recipe.data_root if dev.beside_recipe else None
-        rows = sorted(read_manifest(path, split=dev.split, root=root), key=lambda row: -row.duration)
-        sets[dev.name] = [(load_utterance(row), row.text) for row in rows]
-    return sets
-
-
-def measure(
-    model: SpeechModel, sets: dict[str, list[tuple[np.ndarray, str]]], alphabet: Alphabet, precision: str
-) -> dict[str, float]:
-    """Word error rate of greedy decoding on each dev set: {"wer_NAME": rate}."""
-    rates = {}
-    for name, items in sets.items():
-        counts = word_errors(
-            [text for _, text in items], transcribe(model, [wave for wave, _ in items], alphabet, precision)
-        )
-        rates[f"wer_{name}"] = sum(c.errors for c in counts) / max(sum(c.num_words for c in counts), 1)
-    return rates
-
-
-def transcribe(model: SpeechModel, waveforms: list[np.ndarray], alphabet: Alphabet, precision: str) -> list[str]:
-    """Greedy texts of waveforms sorted by length, longest first."""
-    texts: list[str] = []
-    while len(texts) < len(waveforms):
-        longest = waveforms[len(texts)].size / SAMPLE_RATE
-        count = max(1, int(VALIDATION_SECONDS / longest))
-        part = waveforms[len(texts) : len(texts) + count]
-        batch = make_batch(part, [""] * len(part), alphabet)
-        with autocast(precision):
-            logits, frame_lengths = model(batch.waveforms, batch.sample_lengths)
-        best = logits.argmax(dim=-1)
-        texts += [
-            alphabet.collapse(row[:length].tolist()) for row, length in zip(best, frame_lengths.tolist(), strict=True)
-        ]
-    return texts
+    return outputs

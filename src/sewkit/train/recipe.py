@@ -5,15 +5,16 @@ Paths of data are relative to `data_root`, which is relative to the working dire
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sewkit.config import Dropout, Masking, ModelConfig
+from sewkit.config import PUBLISHED, Dropout, Masking, ModelConfig
 from sewkit.data.augment import Augmentation
 from sewkit.data.strings import Source, Strings
 from sewkit.errors import UserError
+from sewkit.objectives.contrastive import ContrastiveSettings
 from sewkit.train.schedule import Schedule
 
 
@@ -39,14 +40,14 @@ class StageRecipe(_Part):
     """One stage; its examples are random `strings` of words, or the `utterances` of the sources as they are."""
 
     name: str
-    objective: Literal["log_mel", "flat_start", "ctc"]
+    objective: Literal["log_mel", "flat_start", "ctc", "classify"]
     schedule: Schedule
     strings: tuple[Strings, ...] = ()
     """Phases of a curriculum."""
     utterances: int = 0
     """Updates on whole utterances, instead of strings."""
-    batch_seconds: float = 100.0
-    """Padded seconds of a batch of utterances."""
+    batch_seconds: float = Field(100.0, gt=0)
+    """For utterances: padded seconds of an update, on all processes together."""
     augmentation: Augmentation = Augmentation()
     masking: Masking | None = None
     """Time and channel masks; None for none."""
@@ -73,49 +74,121 @@ class StageRecipe(_Part):
         return self.utterances or sum(phase.updates for phase in self.strings)
 
 
-class Recipe(_Part):
-    """Everything a fine-tuning run depends on."""
+class RunRecipe(_Part):
+    """What fine-tuning and pre-training recipes share."""
 
     folder: Path = Path()
-    """Where the recipe lies; filled in by `load_recipe`."""
+    """Where the recipe lies; filled in when it is read."""
     seed: int = 0
     data_root: Path = Path("data")
     model: ModelConfig | None = None
-    """A new model with random weights, or"""
+    """A new model with random weights: its sizes, or a published name (`model: sew-tiny`), or both (`model: {published:
+    sew-tiny, num_layers: 6}`); or"""
     init: Path | None = None
-    """the folder of one to start from; a CTC head is put on if it has none."""
+    """the model to start from: a folder, an original .pt file, a hub id."""
     dropout: Dropout | None = None
     """In place of the one that the model of `init` was saved with."""
     train: tuple[Source, ...] = Field(min_length=1)
-    noise: Path | None = None
-    """Manifest of noises and impulse responses."""
     dev: tuple[DevSet, ...] = ()
-    stages: tuple[StageRecipe, ...] = Field(min_length=1)
+    device: str = "auto"
+    """auto: each process its GPU if the machine has them, else the CPU."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products in bfloat16, about half the time where processors have it; weights and losses stay fp32."""
-    save_as: Literal["fp32", "fp16"] = "fp32"
-    """Of the finished model's weights."""
     threads: int | None = None
+    compile: bool = False
+    """torch.compile of the encoder's layers."""
+    checkpoint_activations: bool = False
+    """Compute layers again in the backward pass instead of keeping their results: less memory, a third more time."""
+    device_seconds: float = Field(100.0, gt=0)
+    """Most seconds of sound, padding included, in one micro-batch on one device; an update adds up several."""
     betas: tuple[float, float] = (0.9, 0.98)
+    adam_eps: float = 1e-8
     weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    micro_batches: int = Field(1, ge=1)
-    """Batches whose mean gradient is one update; torchrun's processes share them."""
+    decay_all: bool = False
+    """Weight decay on biases and norms too, as fairseq has it; otherwise on matrices only."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0 for no clipping."""
     average_decay: float = Field(0.0, ge=0, lt=1)
     """Of the exponential moving average of the weights, which is then measured and saved; 0 for none."""
     log_every: int = Field(50, ge=1)
     validate_every: int = Field(500, ge=1)
     checkpoint_seconds: float = 120.0
+    keep_checkpoints: int = Field(2, ge=1)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _published(cls, value: Any) -> Any:
+        """A published size by name, and what differs from it."""
+        named = {"published": value} if isinstance(value, str) else value
+        if not isinstance(named, dict) or "published" not in named:
+            return value
+        changes = dict(named)
+        name = changes.pop("published")
+        if name not in PUBLISHED:
+            raise ValueError(f"no published size {name!r}; there are {', '.join(PUBLISHED)}")
+        return PUBLISHED[name].replace(**changes)
 
     @model_validator(mode="after")
-    def _one_start(self) -> "Recipe":
+    def _one_start(self) -> "RunRecipe":
         if (self.model is None) == (self.init is None):
-            raise ValueError("give either model (a new one) or init (a folder to start from)")
+            raise ValueError("give either model (a new one) or init (a model to start from)")
         return self
 
 
-def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe; `overrides` are like `data_root=/data` or `stages.1.schedule.learning_rate=1e-3`."""
+class FinetuneRecipe(RunRecipe):
+    """Everything a fine-tuning run depends on."""
+
+    noise: Path | None = None
+    """Manifest of noises and impulse responses."""
+    stages: tuple[StageRecipe, ...] = Field(min_length=1)
+    max_seconds: float = Field(30.0, gt=0)
+    """Longer utterances are left out of fine-tuning."""
+    label_column: str | None = None
+    """For `classify`: the column of the manifests that names the class, such as speaker or intent."""
+    save_as: Literal["fp32", "fp16"] = "fp32"
+    """Of the finished model's weights."""
+    micro_batches: int = Field(1, ge=1)
+    """For stages on strings: batches whose gradients make one update; torchrun's processes share them."""
+
+    @model_validator(mode="after")
+    def _labels_or_letters(self) -> "FinetuneRecipe":
+        classifies = [stage.objective == "classify" for stage in self.stages]
+        if any(classifies) and not all(classifies):
+            raise ValueError("a model has one head: either every stage is classify or none")
+        if any(classifies) != (self.label_column is not None):
+            raise ValueError("classify needs label_column, the column that names the class; other objectives have none")
+        return self
+
+
+class Crop(_Part):
+    """What of an utterance pre-training sees (wav2vec 2.0 section 4.2)."""
+
+    max_seconds: float = 15.625
+    min_seconds: float = 2.0
+    """Shorter utterances are left out."""
+
+
+class PretrainRecipe(RunRecipe):
+    """Everything a pre-training run depends on."""
+
+    updates: int = Field(gt=0)
+    schedule: Schedule
+    batch_seconds: float = Field(5600.0, gt=0)
+    """Of an update, on all processes together."""
+    crop: Crop = Crop()
+    contrastive: ContrastiveSettings = ContrastiveSettings()
+    """Of new heads; going on with the heads of `init`, what is given here replaces their settings."""
+    new_heads: bool = False
+    """Start with new heads though `init` may have some."""
+    masking: Masking | None = None
+    """In place of the model's own."""
+
+
+RecipeKind = TypeVar("RecipeKind", bound=RunRecipe)
+
+
+def load_recipe(kind: type[RecipeKind], path: Path, overrides: list[str] | tuple[str, ...] = ()) -> RecipeKind:
+    """Read a recipe of a kind; `overrides` are like `data_root=/data` or `stages.1.schedule.learning_rate=1e-3`."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -127,7 +200,7 @@ def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Reci
     for override in overrides:
         _apply(values, override)
     try:
-        return Recipe(**{"folder": path.parent, **values})
+        return kind(**{"folder": path.parent, **values})
     except ValidationError as error:
         raise RecipeError(f"{path}: {_in_one_line(error)}") from error
 

@@ -1,0 +1,162 @@
+"""Self-supervised pre-training from a recipe (wav2vec 2.0 section 3, SEW section 4): no labels are needed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from sewkit.checkpoint import load_model, save_model
+from sewkit.checkpoint.pretraining import read_heads, save_heads
+from sewkit.config import Masking, ModelConfig
+from sewkit.data.batch import Batch
+from sewkit.data.crops import CropBatches
+from sewkit.data.manifest import Manifest
+from sewkit.lengths import num_frames
+from sewkit.model import SpeechModel, build_model
+from sewkit.objectives.contrastive import Contrastive, ContrastiveSettings
+from sewkit.objectives.masking import draw_masks, equal_masks
+from sewkit.objectives.random import RowRandom
+from sewkit.train import distributed
+from sewkit.train.finetune import loop_settings, open_source, read_dev_path, start_process
+from sewkit.train.loop import Stage, autocast, train
+from sewkit.train.recipe import DevSet, PretrainRecipe
+from sewkit.train.state import TrainState
+
+
+def run(recipe: PretrainRecipe, output: Path, resume: bool = False, stop_after: int | None = None) -> TrainState:
+    """Pre-train, write log and states into `output`, and the encoder with its heads into `output/model`."""
+    device = start_process(recipe)
+    objective = start_objective(recipe)
+    settings = loop_settings(recipe, output, device, stop_after)
+    state = train([build_stage(recipe, objective, device)], settings, resume)
+    if state.stage == 1 and distributed.is_first():
+        save_final(objective, output / "model")
+    return state
+
+
+def start_objective(recipe: PretrainRecipe) -> Contrastive:
+    """A new model with new heads; or the one to go on from, with its own heads unless the recipe wants new ones."""
+    model = start_encoder(recipe)
+    if recipe.init is None or recipe.new_heads:
+        return Contrastive(model, recipe.contrastive)
+    heads = read_heads(recipe.init)
+    changes = {name: getattr(recipe.contrastive, name) for name in recipe.contrastive.model_fields_set}
+    objective = Contrastive(model, ContrastiveSettings(**{**heads.settings, **changes}))
+    objective.load_heads(heads.tensors, recipe.init)
+    return objective
+
+
+def start_encoder(recipe: PretrainRecipe) -> SpeechModel:
+    """The recipe's model without a head, its dropout and masking as the recipe wants them."""
+    source = load_model(recipe.init).model if recipe.init is not None else None
+    config = recipe.model if source is None else source.config
+    assert config is not None
+    model = build_model(
+        config.replace(
+            vocab_size=None,
+            num_labels=None,
+            dropout=recipe.dropout or config.dropout,
+            masking=recipe.masking or config.masking,
+        )
+    )
+    if source is not None:
+        model.load_state_dict({k: v for k, v in source.state_dict().items() if not k.startswith("head.")})
+    return model
+
+
+def save_final(objective: Contrastive, folder: Path) -> None:
+    """The bare encoder as a model folder that fine-tuning starts from, with the heads beside it."""
+    objective.cpu().eval()
+    save_model(folder, objective.model)
+    save_heads(folder, objective.heads())
+
+
+def build_stage(recipe: PretrainRecipe, objective: Contrastive, device: torch.device) -> Stage:
+    """The one stage of pre-training."""
+    rank, world = distributed.rank_and_world()
+    rows = Manifest.join([open_source(source, recipe.data_root) for source in recipe.train])
+    crops = CropBatches(
+        rows,
+        recipe.batch_seconds,
+        recipe.seed,
+        device_seconds=recipe.device_seconds,
+        rank=rank,
+        world=world,
+        min_seconds=recipe.crop.min_seconds,
+        max_seconds=recipe.crop.max_seconds,
+    )
+    validations = {dev.name: Validation(recipe, dev, objective, device) for dev in recipe.dev}
+
+    def validate() -> dict[str, float]:
+        return {f"{metric}_{name}": value for name, run in validations.items() for metric, value in run().items()}
+
+    return Stage(
+        name="pretraining",
+        num_updates=recipe.updates,
+        schedule=recipe.schedule,
+        batches=MaskedCrops(crops, objective.model.config),
+        objective=objective,
+        trainable=lambda update: list(objective.parameters()),
+        validate=validate if validations else None,
+    )
+
+
+class MaskedCrops:
+    """Callable: update -> crops with their time masks, equally many masked frames in all rows of a group.
+
+    The whole group is masked on every process, which costs little, so that no process has to ask the others.
+    """
+
+    def __init__(self, crops: CropBatches, config: ModelConfig) -> None:
+        self.crops = crops
+        self.config = config
+
+    def __call__(self, update: int) -> list[Batch]:
+        """The same for the same (seed, update)."""
+        return [mask_group(batch, self.config.masking, self.config) for batch in self.crops(update)]
+
+
+def mask_group(batch: Batch, masking: Masking, config: ModelConfig) -> Batch:
+    """Draw the masks of the group that a batch of crops belongs to, keep those of its own rows."""
+    assert batch.group_seeds is not None
+    assert batch.group_rows is not None
+    size = num_frames(batch.waveforms.shape[1], config.conv_layers)
+    lengths = torch.full((len(batch.group_seeds),), size)
+    random = RowRandom(batch.group_seeds)
+    masks = draw_masks(masking.model_copy(update={"channel_prob": 0.0}), lengths, size, config.hidden_size, random)
+    assert masks.time is not None, "masking.time_prob is above 0 in pre-training"
+    return replace(batch, time_mask=equal_masks(masks.time, random)[batch.group_rows])
+
+
+class Validation:
+    """Callable: the objective's metrics on held-out crops, always the same ones with the same masks and negatives."""
+
+    def __init__(self, recipe: PretrainRecipe, dev: DevSet, objective: Contrastive, device: torch.device) -> None:
+        path, root = read_dev_path(recipe, dev)
+        rows = Manifest.open(path, dev.split, root, labelled=False)
+        crops = CropBatches(
+            rows,
+            recipe.device_seconds,
+            seed=0,
+            min_seconds=recipe.crop.min_seconds,
+            max_seconds=recipe.crop.max_seconds,
+        )
+        self.batches = MaskedCrops(crops, objective.model.config)
+        self.num_updates = crops.updates_per_epoch
+        self.objective = objective
+        self.device = device
+        self.precision = recipe.precision
+
+    def __call__(self) -> dict[str, float]:
+        """Means over masked frames."""
+        sums: dict[str, float] = {}
+        count = 0
+        for update in range(self.num_updates):
+            for batch in self.batches(update):
+                with autocast(self.device, self.precision):
+                    loss = self.objective(batch.to(self.device), update)
+                for name, value in loss.metrics.items():
+                    sums[name] = sums.get(name, 0.0) + float(value) * loss.count
+                count += loss.count
+        wanted = ("accuracy", "contrastive", "code_perplexity")
+        return {name: sums[name] / max(count, 1) for name in wanted if name in sums}
