@@ -87,9 +87,9 @@ def test_every_format_is_written_and_named_after_its_recording(folder: Path, toy
     out, err = run("transcribe", folder / "good.wav", "-m", toy_folder, "-f", "all", "-o", out_dir)
     assert out == ""
     assert {path.name for path in out_dir.iterdir()} == {
-        f"good.{form}" for form in ("txt", "srt", "vtt", "tsv", "json", "ctm")
+        f"good.{form}" for form in ("txt", "srt", "vtt", "tsv", "json", "ctm", "TextGrid")
     }
-    assert err.count("wrote ") == 6
+    assert err.count("wrote ") == 7
 
 
 def test_standard_input_is_a_recording(folder: Path, toy_folder: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -25,10 +25,12 @@ from sewkit.classification import Classification, PooledScores, rank
 from sewkit.compute import Compute, operating_points, resolve
 from sewkit.config import ModelConfig
 from sewkit.decode import FrameLabels, FrameTiming, best_labels, decode_words
+from sewkit.decode.align import AlignmentError, Evidence, align_words
+from sewkit.decode.spelling import Reference, spell
 from sewkit.errors import UserError
 from sewkit.lengths import hop_samples, informed_length, min_samples, num_frames, receptive_field
 from sewkit.runtime import Runtime, batches_by_size
-from sewkit.transcript import Transcript, segment_words
+from sewkit.transcript import Alignment, Transcript, segment_words
 
 BUNDLED = "sew-words"
 """The model that comes with the package."""
@@ -124,6 +126,52 @@ class Recognizer:
         outcomes = self._outcomes(sources, task, on_progress)
         yield from _delivered(outcomes, on_error)
 
+    def align(
+        self,
+        source: AudioSource,
+        text: str,
+        *,
+        compute: Compute | None = None,
+        snap: bool = True,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Alignment:
+        """Find when each word of a known text is spoken in a recording of any length.
+
+        The text may have any case and punctuation. Its words come back as written, with scores and the times of their
+        characters; those that the recording does not seem to hold are marked `missing`. With `snap` words begin and end
+        with the sound around their letters; without, with the frames in which the model gives their letters, which lie
+        further in. Raises UserError for a text that is empty or cannot be spelled; AudioError also for one too long.
+        """
+        return next(self.align_batch([(source, text)], compute=compute, snap=snap, on_progress=on_progress))
+
+    def align_batch(
+        self,
+        pairs: Iterable[tuple[AudioSource, str]],
+        *,
+        compute: Compute | None = None,
+        snap: bool = True,
+        on_progress: Callable[[float], None] | None = None,
+        on_error: Callable[[AudioError], None] | None = None,
+    ) -> Iterator[Alignment]:
+        """Alignments of (source, text) in order; batches and errors as in `transcribe_batch`.
+
+        Memory grows by 20 MB for each hour of a recording and with the number of different letters in its text. A text
+        that is empty or cannot be spelled is raised at once.
+        """
+        alphabet = self.loaded.alphabet
+        if alphabet is None:
+            raise UserError(f"{self.name} {self._why_no_text()}")
+        references: dict[int, Reference] = {}
+
+        def sources() -> Iterator[AudioSource]:
+            for number, (source, text) in enumerate(pairs):
+                references[number] = spell(text, alphabet)
+                yield source
+
+        task = self._alignment(resolve(self.config, compute), references, snap)
+        outcomes = self._outcomes(sources(), task, on_progress)
+        yield from _delivered(outcomes, on_error)
+
     def classify(
         self,
         source: AudioSource,
@@ -192,16 +240,42 @@ class Recognizer:
             raise UserError(f"{self.name} {self._why_no_text()}")
         timing = FrameTiming(hop_samples(layers), receptive_field(layers), SAMPLE_RATE)
 
-        def keep(chunk: chunks.Chunk, logits: np.ndarray) -> FrameLabels:
-            """Labels of the frames that a chunk answers for. SEW's zero tail carries no sound: left out."""
-            frames = num_frames(len(chunk.samples), layers)
-            end = informed_length(frames, compute.squeeze) if chunk.keep_to is None else chunk.keep_to
-            return best_labels(logits[chunk.keep_from : end])
+        def keep(piece: _Piece[FrameLabels], logits: np.ndarray) -> FrameLabels:
+            return best_labels(logits[self._decoded_frames(piece.chunk, compute)])
 
         def finish(recording: _Recording[FrameLabels]) -> Transcript:
             words = decode_words(FrameLabels.concatenate(recording.pieces()), alphabet, timing)
             text = " ".join(word.text for word in words)
             return Transcript(text, words, segment_words(words), recording.seconds, compute, recording.name)
+
+        plan = chunks.ChunkPlan.for_model(self.config)
+        return _Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
+
+    def _decoded_frames(self, chunk: chunks.Chunk, compute: Compute) -> slice:
+        """The frames that a chunk answers for. SEW's zero tail carries no sound: left out."""
+        frames = num_frames(len(chunk.samples), self.config.conv_layers)
+        end = informed_length(frames, compute.squeeze) if chunk.keep_to is None else chunk.keep_to
+        return slice(chunk.keep_from, end)
+
+    def _alignment(
+        self, compute: Compute, references: Mapping[int, Reference], snap: bool
+    ) -> _Task[Evidence, Alignment]:
+        hop = hop_samples(self.config.conv_layers)
+
+        def keep(piece: _Piece[Evidence], logits: np.ndarray) -> Evidence:
+            frames = self._decoded_frames(piece.chunk, compute)
+            end = None if piece.chunk.keep_to is None else frames.stop * hop
+            samples = piece.chunk.samples[frames.start * hop : end]
+            return Evidence.of(logits[frames], samples, references[piece.recording.number], hop)
+
+        def finish(recording: _Recording[Evidence]) -> Alignment | AudioError:
+            reference, evidence = references[recording.number], Evidence.concatenate(recording.pieces())
+            try:
+                words, score = align_words(evidence, reference, hop / SAMPLE_RATE, snap=snap)
+            except AlignmentError as error:
+                return AudioError(recording.name, str(error))
+            text = " ".join(reference.words)
+            return Alignment(text, words, segment_words(words), recording.seconds, compute, recording.name, score)
 
         plan = chunks.ChunkPlan.for_model(self.config)
         return _Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
@@ -214,8 +288,9 @@ class Recognizer:
             raise UserError(f"top is {top}; expected the number of classes to give, at least 1")
         shortest = min_samples(layers, compute.squeeze)
 
-        def keep(chunk: chunks.Chunk, scores: np.ndarray) -> PooledScores:
-            return PooledScores(scores, informed_length(num_frames(len(chunk.samples), layers), compute.squeeze))
+        def keep(piece: _Piece[PooledScores], scores: np.ndarray) -> PooledScores:
+            frames = num_frames(len(piece.chunk.samples), layers)
+            return PooledScores(scores, informed_length(frames, compute.squeeze))
 
         def finish(recording: _Recording[PooledScores]) -> Classification | AudioError:
             pooled = PooledScores.pool(recording.pieces())
@@ -249,8 +324,8 @@ class Recognizer:
         queue: deque[_Recording[Kept]] = deque()
         waiting: list[_Piece[Kept]] = []
         waiting_samples = 0
-        for source in sources:
-            recording: _Recording[Kept] = _Recording(source_name(source))
+        for number, source in enumerate(sources):
+            recording: _Recording[Kept] = _Recording(number, source_name(source))
             queue.append(recording)
             for piece in recording.read(source, task.plan):
                 waiting.append(piece)
@@ -272,7 +347,7 @@ class Recognizer:
             outputs = task.run([pieces[index].chunk.samples for index in batch])
             for index, output in zip(batch, outputs, strict=True):
                 piece = pieces[index]
-                piece.recording.kept[piece.index] = task.keep(piece.chunk, output)
+                piece.recording.kept[piece.index] = task.keep(piece, output)
                 if on_progress is not None:
                     on_progress(piece.new_seconds(hop_samples(self.config.conv_layers)))
 
@@ -296,7 +371,7 @@ class _Task(Generic[Kept, Result]):
 
     plan: chunks.ChunkPlan
     run: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-    keep: Callable[[chunks.Chunk, np.ndarray], Kept]
+    keep: Callable[[_Piece[Kept], np.ndarray], Kept]
     finish: Callable[[_Recording[Kept]], Result | AudioError]
 
     def outcome(self, recording: _Recording[Kept]) -> Result | AudioError:
@@ -308,6 +383,7 @@ class _Task(Generic[Kept, Result]):
 class _Recording(Generic[Kept]):
     """What is known of a recording while its chunks are on their way."""
 
+    number: int  # in the order of the sources
     name: str
     num_samples: int = 0
     is_read: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,20 +61,23 @@ class Alphabet:
 
         Raises ValueError naming the characters that the alphabet lacks.
         """
+        found = list(self._spelling(text))
+        if missing := {piece for token_id, piece in found if token_id is None}:
+            raise ValueError(f"characters outside the alphabet: {' '.join(sorted(missing))}")
+        return [token_id for token_id, _ in found if token_id is not None]
+
+    def lacking(self, text: str) -> list[str]:
+        """Characters of a text that no token spells, in order, each once."""
+        return list(dict.fromkeys(piece for token_id, piece in self._spelling(text) if token_id is None))
+
+    def _spelling(self, text: str) -> Iterator[tuple[int | None, str]]:
+        """(id, or None where no token fits, and what it spells), longest token first."""
         text = (self.delimiter or "").join(text.split())
-        found: list[int] = []
-        missing: set[str] = set()
         position = 0
         while position < len(text):
             token_id, size = self._token_at(text, position)
-            if token_id is None:
-                missing.add(text[position])
-            else:
-                found.append(token_id)
+            yield token_id, text[position : position + size]
             position += size
-        if missing:
-            raise ValueError(f"characters outside the alphabet: {' '.join(sorted(missing))}")
-        return found
 
     def _token_at(self, text: str, position: int) -> tuple[int | None, int]:
         for size in range(min(self._longest, len(text) - position), 0, -1):

@@ -1,7 +1,8 @@
 """What recognition returns, how words form segments, and the files a transcript is written to.
 
-All times are in seconds. The formats follow openai-whisper's, except that hours are always written and `ctm` is
-added. Files hold whole milliseconds, rounded once: no interval ends before it starts, no minute has 60 seconds.
+All times are in seconds. The formats follow openai-whisper's, except that hours are always written and `ctm` and
+Praat's TextGrid are added. Files hold whole milliseconds, rounded once: no interval ends before it starts, no minute
+has 60 seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,46 @@ class Word:
     end: float
     confidence: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; times to the millisecond."""
+        return {
+            "word": self.text,
+            "start": _seconds(self.start),
+            "end": _seconds(self.end),
+            "confidence": round(float(self.confidence), 4),
+        }
+
+
+@dataclass(frozen=True)
+class Character:
+    """One letter of a word, where it was heard (seconds), and the highest probability (0 to 1) it reaches there."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class AlignedWord(Word):
+    """A word of a given text, as written there.
+
+    score: mean log posterior of its letters over the frames that stand for them, 0 at best. missing: the score is so
+    low that the word was probably not spoken; its times then say only where in the text's order it would have been.
+    """
+
+    characters: list[Character]
+    score: float
+    missing: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; times to the millisecond."""
+        characters = [
+            {"character": one.text, "start": _seconds(one.start), "end": _seconds(one.end)} for one in self.characters
+        ]
+        score = round(float(self.score), 4)
+        return {**super().to_dict(), "score": score, "missing": self.missing, "characters": characters}
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -41,7 +82,7 @@ class Segment:
     text: str
     start: float
     end: float
-    words: list[Word]
+    words: Sequence[Word]
 
 
 @dataclass(frozen=True)
@@ -49,7 +90,7 @@ class Transcript:
     """The words of one recording, `duration` seconds long, heard at the operating point `compute`."""
 
     text: str
-    words: list[Word]
+    words: Sequence[Word]
     segments: list[Segment]
     duration: float
     compute: Compute | None
@@ -65,21 +106,30 @@ class Transcript:
         }
 
 
+@dataclass(frozen=True)
+class Alignment(Transcript):
+    """A transcript whose words were given: when each was spoken. `score` is the path's mean log posterior a frame."""
+
+    words: Sequence[AlignedWord]
+    score: float
+
+    @property
+    def missing(self) -> list[AlignedWord]:
+        """Words of the text that the recording does not seem to hold."""
+        return [word for word in self.words if word.missing]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a transcript's, with the score; words have scores, characters and whether they are missing."""
+        return {**super().to_dict(), "score": round(float(self.score), 4)}
+
+
 def _segment_dict(id: int, segment: Segment) -> dict[str, Any]:
     return {
         "id": id,
         "start": _seconds(segment.start),
         "end": _seconds(segment.end),
         "text": segment.text,
-        "words": [
-            {
-                "word": word.text,
-                "start": _seconds(word.start),
-                "end": _seconds(word.end),
-                "confidence": round(float(word.confidence), 4),
-            }
-            for word in segment.words
-        ],
+        "words": [word.to_dict() for word in segment.words],
     }
 
 
@@ -159,8 +209,61 @@ def _ctm(transcript: Transcript) -> str:
     for word in transcript.words:
         start, end = _milliseconds(word.start), _milliseconds(word.end)
         times = f"{start / 1000:.3f} {(end - start) / 1000:.3f}"
-        lines.append(f"{utterance} 1 {times} {word.text} {word.confidence:.4f}\n")
+        text = re.sub(r"\s", "_", word.text)  # as written in a text that was aligned, "one --" may be a word
+        lines.append(f"{utterance} 1 {times} {text} {word.confidence:.4f}\n")
     return "".join(lines)
+
+
+def _textgrid(transcript: Transcript) -> str:
+    """Praat's long text format: a tier of words; of an alignment also of characters, and points at missing words."""
+    tiers = [_intervals("words", transcript.words, transcript.duration)]
+    if isinstance(transcript, Alignment):
+        heard = [word for word in transcript.words if not word.missing]
+        characters = [character for word in heard for character in word.characters]
+        tiers.append(_intervals("characters", characters, transcript.duration))
+        tiers.append(_points("missing", transcript.missing, transcript.duration))
+    header = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n'
+    header += f"xmin = 0\nxmax = {_seconds(transcript.duration)}\ntiers? <exists>\nsize = {len(tiers)}\nitem []:\n"
+    return header + "".join(f"    item [{number}]:\n{tier}" for number, tier in enumerate(tiers, start=1))
+
+
+def _intervals(name: str, spans: Sequence[Word | Character], duration: float) -> str:
+    """A tier whose intervals cover the recording: what lies between two spans has no text, no span has no length."""
+    cells: list[tuple[int, int, str]] = []
+    time, end = 0, _milliseconds(duration)
+    for span in spans:
+        first, last = (min(max(_milliseconds(edge), time), end) for edge in (span.start, span.end))
+        if first == last:
+            continue
+        cells += [(time, first, "")] if first > time else []
+        cells.append((first, last, span.text))
+        time = last
+    cells += [(time, end, "")] if end > time else []
+    lines = [
+        f"        intervals [{number}]:\n            xmin = {first / 1000}\n            xmax = {last / 1000}\n"
+        f"            text = {_praat_string(text)}\n"
+        for number, (first, last, text) in enumerate(cells, start=1)
+    ]
+    return _tier("IntervalTier", name, duration, f"intervals: size = {len(cells)}", lines)
+
+
+def _points(name: str, words: Sequence[Word], duration: float) -> str:
+    lines = [
+        f"        points [{number}]:\n            number = {_seconds((word.start + word.end) / 2)}\n"
+        f"            mark = {_praat_string(word.text)}\n"
+        for number, word in enumerate(words, start=1)
+    ]
+    return _tier("TextTier", name, duration, f"points: size = {len(words)}", lines)
+
+
+def _tier(kind: str, name: str, duration: float, size: str, lines: list[str]) -> str:
+    head = f'        class = "{kind}"\n        name = "{name}"\n        xmin = 0\n'
+    return head + f"        xmax = {_seconds(duration)}\n        {size}\n" + "".join(lines)
+
+
+def _praat_string(text: str) -> str:
+    quoted = text.replace('"', '""')
+    return f'"{quoted}"'
 
 
 WRITERS: dict[str, Callable[[Transcript], str]] = {
@@ -170,7 +273,10 @@ WRITERS: dict[str, Callable[[Transcript], str]] = {
     "tsv": _tsv,
     "json": _json,
     "ctm": _ctm,
+    "textgrid": _textgrid,
 }
+_SUFFIXES = {"textgrid": "TextGrid"}
+"""Where a format's files are not called by its name."""
 
 
 def write_transcript(
@@ -189,7 +295,7 @@ def write_transcript(
         raise ValueError(f"unknown format: {', '.join(unknown)}; known are {', '.join(WRITERS)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{stem}.{format}" for format in formats]
+    paths = [folder / f"{stem}.{_SUFFIXES.get(format, format)}" for format in formats]
     for path, format in zip(paths, formats, strict=True):
         _write_atomically(path, WRITERS[format](transcript))
     return paths

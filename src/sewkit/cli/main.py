@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from sewkit.cli.align import align
 from sewkit.cli.bench import bench
 from sewkit.cli.classify import classify
 from sewkit.cli.convert import convert
@@ -42,7 +43,7 @@ def _options(
     pass
 
 
-for verb in (transcribe, classify, info, convert, finetune, evaluate, bench, doctor):
+for verb in (transcribe, align, classify, info, convert, finetune, evaluate, bench, doctor):
     app.command(verb.__name__)(verb)
 app.add_typer(data, name="data")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,15 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: 
 Audio = Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or - for standard input.")]
 BatchSeconds = Annotated[
     float | None, typer.Option(min=1.0, help="Seconds of audio that share a batch; default: 10, on a GPU 240.")
+]
+OutputFormat = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output-format", "-f", help="txt, srt, vtt, tsv, json, ctm, textgrid or all; may be given more than once."
+    ),
+]
+OutputDir = Annotated[
+    Path | None, typer.Option("--output-dir", "-o", help="Folder for the written files; default: this one.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 

@@ -22,7 +22,7 @@ class Recordings:
 
     def __init__(self, arguments: list[str]):
         self.num_bad = 0
-        self.paths = find_audio(arguments, on_error=self._report)
+        self.paths = find_audio(arguments, on_error=self.report)
 
     def run(self, batch: Callable[..., Iterator[Result]], doing: str) -> Iterator[Result]:
         """Results of `Recognizer.transcribe_batch` or its like, in order, under a bar that says what is being done.
@@ -31,10 +31,11 @@ class Recordings:
         """
         inputs = [sys.stdin.buffer if path == STDIN else path for path in self.paths]
         with seconds_of_audio(total_seconds(self.paths), doing) as on_progress:
-            yield from batch(inputs, on_progress=on_progress, on_error=self._report)
+            yield from batch(inputs, on_progress=on_progress, on_error=self.report)
         if self.num_bad:
             raise typer.Exit(1)
 
-    def _report(self, error: AudioError) -> None:
+    def report(self, error: AudioError) -> None:
+        """A line on standard error for a bad recording."""
         self.num_bad += 1
         print(f"sewkit: {error}", file=sys.stderr)

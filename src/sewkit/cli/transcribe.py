@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from sewkit.cli.options import (
     BUNDLED,
     Architecture,
@@ -17,23 +11,17 @@ from sewkit.cli.options import (
     Dtype,
     Json,
     Model,
+    OutputDir,
+    OutputFormat,
     Threads,
-    print_json,
 )
 
 
 def transcribe(
     audio: Audio,
     model: Model = BUNDLED,
-    output_format: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output-format", "-f", help="txt, srt, vtt, tsv, json, ctm or all; may be given more than once."
-        ),
-    ] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option("--output-dir", "-o", help="Folder for the written files; default: this one.")
-    ] = None,
+    output_format: OutputFormat = None,
+    output_dir: OutputDir = None,
     device: Device = None,
     dtype: Dtype = "float32",
     threads: Threads = None,
@@ -48,26 +36,14 @@ def transcribe(
 
     Example:  sewkit transcribe calls/ talk.mp3 --model asapp/sew-d-tiny-100k-ft-ls100h -f srt -o subtitles
     """
+    from sewkit.cli.output import Output
     from sewkit.cli.recordings import Recordings
-    from sewkit.cli.sources import output_formats, unique_stems
     from sewkit.recognizer import load
-    from sewkit.transcript import Transcript, write_transcript
 
-    formats = output_formats(output_format or (["txt"] if output_dir else []))
+    output = Output(output_format, output_dir, as_json, default_format="txt")
     recordings = Recordings(audio)
+    output.expect(recordings.paths)
     asr = load(model, device=device, dtype=dtype, threads=threads, architecture=architecture)
     asr.batch_seconds = batch_seconds or asr.batch_seconds
-    stems = unique_stems(recordings.paths)
-
-    def deliver(transcript: Transcript) -> None:
-        if as_json:
-            print_json({"source": transcript.source, **transcript.to_dict()})
-        elif not formats:
-            typer.echo(transcript.text if len(recordings.paths) == 1 else f"{transcript.source}: {transcript.text}")
-        if formats:
-            stem = stems.get(transcript.source, "stdin")
-            for path in write_transcript(transcript, output_dir or Path(), formats, stem=stem):
-                print(f"wrote {path}", file=sys.stderr)
-
     for transcript in recordings.run(asr.transcribe_batch, "transcribing"):
-        deliver(transcript)
+        output.give(transcript, transcript.text)
