@@ -93,13 +93,13 @@ def validate(
 
     Example:  sewkit data validate train.jsonl --model sew-tiny --max-seconds 25 --read-audio
     """
-    from sewkit.cli.progress import counted
+    from sewkit.cli.progress import seconds_of_audio
     from sewkit.data.manifest import Manifest as Rows
     from sewkit.data.validate import validate as check
 
     rows = Rows.open(manifest, split, data_root, labelled=not unlabelled)
     needs = _requirements(model, unlabelled, min_seconds, max_seconds or float("inf"))
-    with counted("reading", "s of audio", float(rows.durations.sum())) as on_progress:
+    with seconds_of_audio(float(rows.durations.sum()), "reading") as on_progress:
         _, report = check(rows, needs, read_audio=read_audio, threads=threads, on_progress=on_progress)
     print_json(report.to_dict()) if as_json else typer.echo(str(report))
     if report.num_kept < report.num_rows:
@@ -160,14 +160,15 @@ def _print(facts: dict[str, dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table("split")
-    for name in ("rows", "hours", "speakers", "with text", "shortest", "5 %", "median", "95 %", "longest"):
+    for name in ("rows", "hours", "speakers", "with text", "seconds: least, 5 %, 50 %, 95 %, most"):
         table.add_column(name, justify="right")
     for name, values in facts.items():
+        seconds = ", ".join(f"{value:.2f}" for value in values["seconds"])
         counts = (
             f"{values['rows']:,}",
             f"{values['hours']:,.2f}",
             f"{values['speakers']:,}",
             f"{values['with_text']:,}",
         )
-        table.add_row(name or "-", *counts, *(f"{seconds:.2f} s" for seconds in values["seconds"]))
+        table.add_row(name or "-", *counts, seconds)
     Console().print(table)

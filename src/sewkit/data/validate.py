@@ -194,9 +194,16 @@ class _TextCheck:
         try:
             labels = torch.tensor(self.alphabet.encode(text), dtype=torch.int64)
         except ValueError as error:
-            return "characters", f"{error} (in {text!r})"
+            return "characters", f"{error} (in {shorten(text)!r})"
         needed = int(lengths.needed_frames(labels, torch.tensor([labels.numel()])))
-        return None if frames >= needed else ("text too long", f"{frames} frames, {needed} needed for {text!r}")
+        return (
+            None if frames >= needed else ("text too long", f"{frames} frames, {needed} needed for {shorten(text)!r}")
+        )
+
+
+def shorten(text: str, size: int = 60) -> str:
+    """The first `size` characters."""
+    return text if len(text) <= size else text[: size - 3] + "..."
 
 
 def _read_all(rows: Sequence[Utterance], indices: np.ndarray, threads: int) -> Iterator[tuple[str, str] | None]:
