@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from sewkit.decode.spelling import Reference
-from sewkit.decode.viterbi import LostPathError, best_path
+from sewkit.decode.trellis import LostPathError, best_path
 from sewkit.errors import UserError
 from sewkit.lengths import needed_frames
 from sewkit.transcript import AlignedWord, Character
