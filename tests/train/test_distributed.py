@@ -8,20 +8,22 @@ from pathlib import Path
 import torch
 from toy_recipes import write_recipe
 
-from sewkit.train.finetune import load_recipe, run
+from sewkit.train.finetune import run
+from sewkit.train.recipe import FinetuneRecipe, load_recipe
 from sewkit.train.state import load_state
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from sewkit.train.finetune import load_recipe, run
-run(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]))
+from sewkit.train.finetune import run
+from sewkit.train.recipe import FinetuneRecipe, load_recipe
+run(load_recipe(FinetuneRecipe, Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 
 def test_two_processes_end_with_the_weights_of_one(folder):
     recipe = write_recipe(folder, micro_batches=2, threads=1, average_decay=0.9)
-    run(load_recipe(recipe), folder / "one")
+    run(load_recipe(FinetuneRecipe, recipe), folder / "one")
     script = folder / "script.py"
     script.write_text(SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
