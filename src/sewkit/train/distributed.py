@@ -1,17 +1,51 @@
-"""Several processes on one update: sums of gradients over the processes that `torchrun` started, if it did."""
+"""Several processes on one update: torchrun starts them, DistributedDataParallel sums their gradients.
+
+Gloo on CPUs, nccl on GPUs. On two cores, two processes of one thread each beat one process of two threads.
+"""
 
 import os
-from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from inspect import signature
 
 import torch
 from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sewkit.errors import UserError
+
+TIMEOUT = timedelta(minutes=30)
+"""Of a collective operation: the first process measures the dev sets while the others wait."""
+
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+"""Its name until torch 2.12 is the second."""
 
 
-def start() -> None:
+def start(device: torch.device) -> None:
     """Join the other processes where torchrun's variables are set; do nothing otherwise."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        distributed.init_process_group("gloo", timeout=timedelta(minutes=30))
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of this process; `auto` takes its own GPU of the machine, or the CPU where there is none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
+    return torch.device(name)
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -22,21 +56,38 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def is_first() -> bool:
-    """Whether this process writes the files."""
+    """Whether this process measures, logs and writes the files."""
     return rank_and_world()[0] == 0
 
 
-def sum_gradients(parameters: Sequence[nn.Parameter], loss: float) -> float:
-    """Sum gradients in place over the processes, as one message; returns the sum of the losses.
+def check_agreement(position: tuple[int, int]) -> None:
+    """Raise UserError unless all processes start at the same (stage, update): they read their states themselves."""
+    world = rank_and_world()[1]
+    if world == 1:
+        return
+    positions: list[tuple[int, int] | None] = [None] * world
+    distributed.all_gather_object(positions, position)
+    if len(set(positions)) > 1:
+        raise UserError(
+            f"the processes found states of different (stage, update): {', '.join(map(str, positions))}; "
+            "the output must be one folder that every machine sees"
+        )
 
-    A parameter that had no part (the mask vector in a batch without masks) counts zeros.
+
+def wrap(objective: nn.Module) -> nn.Module:
+    """The objective with its gradients averaged over the processes; itself in a single one.
+
+    Parameters may go without a gradient (LayerDrop, the mask vector in a batch without masks): they are looked for,
+    and count zeros where another process has one. Buffers are not sent: batch-norm statistics are reduced where they
+    are made. Wrap again when other parameters need gradients.
     """
     if rank_and_world()[1] == 1:
-        return loss
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    message = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor([loss])])
-    distributed.all_reduce(message)
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, total in zip(parameters, message[:-1].split(sizes), strict=True):
-        parameter.grad = total.view_as(parameter)
-    return float(message[-1])
+        return objective
+    return DistributedDataParallel(
+        objective, find_unused_parameters=True, gradient_as_bucket_view=True, **{_SYNC_BUFFERS: False}
+    )
+
+
+def exchange(module: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Around one micro-batch: gradients are exchanged with the last one of an update only."""
+    return nullcontext() if now or not isinstance(module, DistributedDataParallel) else module.no_sync()

@@ -1,34 +1,44 @@
-"""The training loop, in the order of events: draw, forward, backward, clip, step, average, log, validate, save.
+"""The training loop, in the order of events: draw, forward, backward, sum, clip, step, average, log, validate, save.
 
-Nothing here knows the objective: a `Stage` hands in batches and a loss. An update is the mean of `micro_batches`
-gradients, shared out among the processes of `torchrun` if there are several: two processes of one thread each are much
-faster on two cores than one process of two threads. Batches, masks and dropout are functions of (seed, stage,
-micro-batch), so the result does not depend on the number of processes but for rounding, and a run killed at any moment
-resumes from its last checkpoint to the weights it would have reached.
+Nothing here knows the objective: a `Stage` hands in batches and an objective, a module whose forward gives a `Loss`.
+The gradient of an update is that of the sum of its micro-batches' losses over the sum of their counts, on all
+processes. Batches, masks and dropout are functions of (seed, stage, update), so the result does not depend on the
+number of processes but for rounding (dropout excepted), and a run killed at any moment resumes from its last
+checkpoint to the weights it would have reached.
 """
 
-import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sewkit.collective import sum_over_processes
 from sewkit.data.batch import Batch
 from sewkit.errors import UserError
+from sewkit.model import SpeechModel
+from sewkit.objectives.loss import Loss, Objective
 from sewkit.train import distributed
+from sewkit.train.alarms import Alarms
+from sewkit.train.metrics import Log, Meters
+from sewkit.train.optimizer import build_optimizer, move_average, scale_and_clip
 from sewkit.train.progress import Progress
 from sewkit.train.schedule import Schedule
-from sewkit.train.state import TrainState, load_state, save_state
+from sewkit.train.signals import Stopped, StopRequest
+from sewkit.train.state import Checkpoints, TrainState
 
 MAX_CONSECUTIVE_SKIPS = 20
-PREFETCH = 3
+
+CPU = torch.device("cpu")
+Precision = Literal["fp32", "bf16"]
 
 
 class DivergedError(UserError):
@@ -42,15 +52,15 @@ class Stage:
     name: str
     num_updates: int
     schedule: Schedule
-    batches: Callable[[int], Batch]
-    """Number of the micro-batch -> Batch."""
-    loss: Callable[[Batch, int], tuple[Tensor, dict[str, float]]]
-    """(batch, number of the micro-batch) -> (loss, metrics); draws its masks from the number."""
+    batches: Callable[[int], list[Batch]]
+    """Update -> the micro-batches of this process, as many on every process. Called by a thread."""
+    objective: Objective
     trainable: Callable[[int], list[nn.Parameter]]
     """The parameters that move at an update; the list for update `num_updates - 1` must hold all others."""
-    extra: nn.Module | None = None
-    """A head of this stage only."""
     validate: Callable[[], dict[str, float]] | None = None
+    """Measures model and objective, which hold the averaged weights meanwhile; called in the first process only."""
+    num_entries: int | None = None
+    """Code words of the quantiser, all groups together, where there is one: an alarm needs to know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,192 +68,264 @@ class Settings:
     """Everything else the loop needs."""
 
     output: Path
+    device: torch.device = CPU
+    precision: Precision = "fp32"
     seed: int = 0
     betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
     weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    micro_batches: int = 1
+    decay_all: bool = False
+    """Weight decay on norms and biases too, as fairseq has it; otherwise on matrices only."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0 for no clipping."""
     average_decay: float = 0.0
+    compile: bool = False
+    """torch.compile of each layer of the encoder."""
+    checkpoint_activations: bool = False
+    """Compute layers again in the backward pass instead of keeping what they computed."""
     log_every: int = 50
     validate_every: int = 500
     checkpoint_seconds: float = 120.0
+    keep_checkpoints: int = 2
+    prefetch: int = 3
+    """Updates whose batches are made ahead, by a thread."""
     stop_after: int | None = None
     """Stop after this many updates of this call, for tests of resuming."""
 
 
-@dataclass
-class Meters:
-    """Means since the last log line."""
+@dataclass(frozen=True)
+class _Run:
+    """What lasts from the first stage to the last."""
 
-    sums: dict[str, float] = field(default_factory=dict)
-    count: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    def add(self, metrics: dict[str, float]) -> None:
-        """One update's metrics."""
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.count += 1
-
-    def take(self) -> dict[str, float]:
-        """Means and seconds per update; starts anew."""
-        means = {name: value / max(self.count, 1) for name, value in self.sums.items()}
-        means["seconds_per_update"] = (time.monotonic() - self.started) / max(self.count, 1)
-        self.__init__()  # type: ignore[misc]
-        return means
+    settings: Settings
+    state: TrainState
+    checkpoints: Checkpoints
+    log: Log
+    stop: StopRequest
 
 
-def train(model: nn.Module, stages: list[Stage], settings: Settings, resume: bool = False) -> TrainState:
-    """Run the stages; the returned state holds the last weights and their average."""
+def train(stages: list[Stage], settings: Settings, resume: bool = False) -> TrainState:
+    """Run the stages; the returned state holds the last weights and, in the first process, their average.
+
+    Raises Stopped after SIGTERM or Ctrl-C (the state is saved), DivergedError if the loss stays infinite, UserError if
+    the folder holds another run.
+    """
     settings.output.mkdir(parents=True, exist_ok=True)
-    state = _start(model, settings, resume)
-    with Progress(sum(stage.num_updates for stage in stages), hidden=not distributed.is_first()) as progress:
-        progress.skip(sum(stage.num_updates for stage in stages[: state.stage]) + state.update)
-        for number in range(state.stage, len(stages)):
-            if not run_stage(model, stages[number], number, state, settings, progress):
+    checkpoints = Checkpoints(settings.output, settings.keep_checkpoints)
+    state = start_state(stages[0].objective.model, checkpoints, settings, resume)
+    prepare_encoder(stages[0].objective.model, settings)
+    total = sum(stage.num_updates for stage in stages)
+    done = sum(stage.num_updates for stage in stages[: state.stage]) + state.update
+    with (
+        Progress(total, done, hidden=not distributed.is_first()) as progress,
+        Log(settings.output, progress) as log,
+        StopRequest() as stop,
+    ):
+        run = _Run(settings, state, checkpoints, log, stop)
+        while state.stage < len(stages):
+            if not run_stage(stages[state.stage], run):
                 break
     return state
 
 
-def run_stage(
-    model: nn.Module, stage: Stage, number: int, state: TrainState, settings: Settings, progress: Progress
-) -> bool:
-    """One stage from `state.update` on; False if it stopped early."""
-    optimizer = _optimizer(model, stage, settings)
-    _restore(optimizer, stage, number, state)
-    first, last = state.update, stage.num_updates
-    if settings.stop_after is not None:
-        last = min(last, first + settings.stop_after)
-    meters, saved, skips = Meters(), time.monotonic(), 0
-    model.train()
-    for update, batches in prefetch(stage.batches, first, last, settings.micro_batches):
-        moving = _let_move(model, stage, update)
-        learning_rate = _set_learning_rate(optimizer, stage.schedule.at(update, stage.num_updates))
-        metrics = _backward(stage, batches, number, settings, optimizer)
-        metrics["loss"] = distributed.sum_gradients(moving, metrics["loss"])
-        metrics["grad_norm"] = float(nn.utils.clip_grad_norm_(moving, settings.clip_norm))
-        if math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"]):
-            optimizer.step()
-            _average(state, model, settings.average_decay)
-            meters.add(metrics)
-            skips = 0
-        else:
-            skips = _skip(state, skips, stage, update)
-        done = state.update = update + 1
-        progress.advance(metrics["loss"])
-        if done % settings.log_every == 0:
-            _log(settings, progress, stage, done, {"learning_rate": learning_rate, **meters.take()}, state.skipped)
-        if _is_due(done, settings.validate_every, stage):
-            _log(settings, progress, stage, done, validate(model, state, stage.validate))
-        if time.monotonic() - saved > settings.checkpoint_seconds:
-            _save(model, optimizer, stage, state, settings)
-            saved = time.monotonic()
+def run_stage(stage: Stage, run: _Run) -> bool:
+    """One stage from the state's update on; False if `stop_after` ended it early."""
+    settings, state, log = run.settings, run.state, run.log
+    objective = stage.objective.to(settings.device).train()
+    optimizer = build_optimizer(
+        stage.trainable(stage.num_updates - 1), settings.betas, settings.eps, settings.weight_decay, settings.decay_all
+    )
+    _restore(run, objective, optimizer)
+    module, moving = nn.Module(), list[nn.Parameter]()
+    meters, alarms, saved, skips = Meters(settings.device), Alarms(stage.num_entries), time.monotonic(), 0
+    last = (
+        stage.num_updates if settings.stop_after is None else min(stage.num_updates, state.update + settings.stop_after)
+    )
+    with closing(prefetch(stage.batches, state.update, last, settings.prefetch)) as drawn:
+        for update, batches in meters.waiting(drawn):
+            optimizer.zero_grad(set_to_none=True)
+            if _let_move(objective, wanted := stage.trainable(update)) or not moving:
+                module, moving = distributed.wrap(objective), wanted
+            learning_rate = _set_learning_rate(optimizer, stage.schedule.at(update, stage.num_updates))
+            totals = _backward(module, objective, batches, (settings.seed, state.stage, update), settings, meters)
+            totals = sum_over_processes(torch.cat([totals, totals.new_tensor([float(bool(run.stop.signal))])]))
+            norm = scale_and_clip(moving, totals[1], settings.clip_norm)
+            loss, count, asked, grad_norm = torch.cat([totals, norm.view(1)]).tolist()  # waits for the device
+            loss /= max(count, 1.0)
+            if math.isfinite(loss) and math.isfinite(grad_norm):
+                optimizer.step()
+                _average(state, objective, settings.average_decay)
+                meters.add_update(loss, grad_norm)
+                skips = 0
+            else:
+                skips = _skip(state, skips, stage, update, meters)
+            state.update = update + 1
+            log.advance(loss)
+            if state.update % settings.log_every == 0:
+                values = {"learning_rate": learning_rate, **meters.take()}
+                log.write(stage.name, state.update, values, alarms.check(values))
+            if _is_due(state.update, settings.validate_every, stage):
+                with meters.apart():
+                    values = validate(objective, state, stage.validate)
+                log.write(stage.name, state.update, values, alarms.check(values))
+            if asked or time.monotonic() - saved > settings.checkpoint_seconds:
+                with meters.apart():
+                    safe = _save(run, objective, optimizer)
+                saved = time.monotonic()
+                if asked:
+                    raise Stopped(_goodbye(stage, state, safe))
     if last < stage.num_updates:
-        _save(model, optimizer, stage, state, settings)
+        _save(run, objective, optimizer)
         return False
-    state.stage, state.update, state.optimizer, state.extra = number + 1, 0, {}, {}
-    _save(model, None, stage, state, settings)
+    _finish(run, objective)
     return settings.stop_after is None
 
 
-def _is_due(done: int, every: int, stage: Stage) -> bool:
-    """Whether this process measures now: at regular updates and at the end of the stage."""
-    return bool(stage.validate and distributed.is_first() and (done % every == 0 or done == stage.num_updates))
-
-
 def prefetch(
-    batches: Callable[[int], Batch], first: int, last: int, micro_batches: int
-) -> Iterator[tuple[int, list[tuple[int, Batch]]]]:
-    """(update, this process's [(number, batch)]) for first <= update < last, the next made by a thread meanwhile."""
-    rank, world = distributed.rank_and_world()
+    batches: Callable[[int], list[Batch]], first: int, last: int, ahead: int
+) -> Generator[tuple[int, list[Batch]], None, None]:
+    """(update, its batches) for first <= update < last, the next ones made by a thread meanwhile.
 
-    def draw(update: int) -> list[tuple[int, Batch]]:
-        numbers = range(update * micro_batches + rank, (update + 1) * micro_batches, world)
-        return [(number, batches(number)) for number in numbers]
-
-    with ThreadPoolExecutor(1) as executor:
-        waiting: deque[tuple[int, Future[list[tuple[int, Batch]]]]] = deque()
+    An error in making them is raised where they would have come. Closing it ends the thread.
+    """
+    executor = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    try:
+        waiting: deque[tuple[int, Future[list[Batch]]]] = deque()
         for update in range(first, last):
-            waiting.append((update, executor.submit(draw, update)))
-            if len(waiting) > PREFETCH:
+            waiting.append((update, executor.submit(batches, update)))
+            if len(waiting) > ahead:
                 ready, future = waiting.popleft()
                 yield ready, future.result()
         while waiting:
             ready, future = waiting.popleft()
             yield ready, future.result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _backward(
-    stage: Stage,
-    batches: list[tuple[int, Batch]],
-    number: int,
+    module: nn.Module,
+    objective: Objective,
+    batches: list[Batch],
+    position: tuple[int, int, int],
     settings: Settings,
-    optimizer: torch.optim.Optimizer,
+    meters: Meters,
+) -> Tensor:
+    """This process's gradient of the SUMMED loss; (2,) that sum and what it counts. `position`: seed, stage, update."""
+    totals = torch.zeros(2, device=settings.device)
+    for index, batch in enumerate(batches):
+        # Dropout belongs to the micro-batch, LayerDrop to the update: every process drops the same layers.
+        torch.manual_seed(seed_of(*position, int(batch.seeds[0]) if len(batch) else index))
+        objective.model.encoder.layer_random.manual_seed(seed_of(*position))
+        with distributed.exchange(module, now=index == len(batches) - 1):
+            with autocast(settings.device, settings.precision):
+                loss: Loss = module(batch.to(settings.device), position[-1])
+            loss.total.backward()
+        totals += torch.stack([loss.total.detach().float(), totals.new_tensor(float(loss.count))])
+        meters.add(batch, loss)
+    return totals
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """bf16: matrix products and convolutions in bfloat16; weights and losses stay fp32."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for a generator, a hash of non-negative numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def validate(
+    objective: Objective, state: TrainState, measure: Callable[[], dict[str, float]] | None
 ) -> dict[str, float]:
-    """This process's share of the gradient; the loss among the metrics is its share too."""
-    optimizer.zero_grad(set_to_none=True)
-    means: dict[str, float] = {"loss": 0.0}
-    for index, batch in batches:
-        torch.manual_seed(_seed_of(settings.seed, number, index))
-        loss, metrics = stage.loss(batch, index)
-        (loss / settings.micro_batches).backward()
-        for name, value in metrics.items():
-            share = settings.micro_batches if name == "loss" else len(batches)
-            means[name] = means.get(name, 0.0) + value / share
-    return means
-
-
-def validate(model: nn.Module, state: TrainState, measure: Callable[[], dict[str, float]] | None) -> dict[str, float]:
-    """Measure the averaged weights if there are any, and put the others back."""
+    """Measure the averaged weights if there are any, those of the objective's heads too, and put the others back."""
     assert measure is not None
-    current = {name: value.clone() for name, value in model.state_dict().items()}
-    if state.average:
-        model.load_state_dict(state.average)
-    model.eval()
-    with torch.no_grad():
-        metrics = measure()
-    model.load_state_dict(current)
-    model.train()
-    return metrics
+    current = {name: value.clone() for name, value in objective.state_dict().items()} if state.average else {}
+    objective.load_state_dict(_joined(state.average, state.average_heads) if current else {}, strict=False)
+    objective.eval()
+    try:
+        with torch.no_grad():
+            return measure()
+    finally:
+        objective.load_state_dict(current, strict=False)
+        objective.train()
 
 
-def _start(model: nn.Module, settings: Settings, resume: bool) -> TrainState:
-    path = settings.output / "state.pt"
-    if not resume:
-        if path.exists():
-            raise UserError(f"{path} exists: go on with --resume, or choose another output folder")
-        return TrainState()
-    if not path.exists():
-        return TrainState()
-    state = load_state(path)
-    model.load_state_dict(state.model)
+def start_state(model: SpeechModel, checkpoints: Checkpoints, settings: Settings, resume: bool) -> TrainState:
+    """A new run's state, or the last one of the run that the folder holds, whose weights the model is given."""
+    if not resume and checkpoints.paths():
+        raise UserError(f"{settings.output} holds a run: go on with --resume, or choose another output folder")
+    state = (checkpoints.load() if resume else None) or TrainState()
+    distributed.check_agreement((state.stage, state.update))
+    if state.model:
+        with _fitting(settings.output):
+            model.load_state_dict(state.model)
+    for average in (state.average, state.average_heads):
+        average.update({name: value.to(settings.device) for name, value in average.items()})
     return state
 
 
-def _optimizer(model: nn.Module, stage: Stage, settings: Settings) -> torch.optim.AdamW:
-    """Weight decay on matrices only."""
-    wanted = {id(parameter) for parameter in stage.trainable(stage.num_updates - 1)}
-    modules = [model] if stage.extra is None else [model, stage.extra]
-    parameters = [p for module in modules for p in module.parameters() if id(p) in wanted or module is stage.extra]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=1e-8, fused=True)
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """Around loading a state: one line if it is of another model or recipe."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder}: its state does not fit this recipe ({reason}); resume with the recipe that the run was started "
+            "with, or choose another output folder"
+        ) from error
 
 
-def _restore(optimizer: torch.optim.Optimizer, stage: Stage, number: int, state: TrainState) -> None:
-    if state.stage != number:
-        state.stage, state.update = number, 0
-    if state.optimizer:
-        optimizer.load_state_dict(state.optimizer)
-    if stage.extra is not None and state.extra:
-        stage.extra.load_state_dict(state.extra)
+def prepare_encoder(model: SpeechModel, settings: Settings) -> None:
+    """What of the settings concerns how the encoder's layers are run, not what they compute."""
+    model.encoder.checkpoint_layers = settings.checkpoint_activations
+    if settings.compile:
+        for layer in model.encoder.layers:
+            layer.compile()
 
 
-def _seed_of(seed: int, stage: int, update: int) -> int:
-    """One number for (seed, stage, update)."""
-    return (seed * 1_000 + stage) * 10_000_000 + update
+def _restore(run: _Run, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+    """Optimiser and heads as they were, in the middle of a stage."""
+    state = run.state
+    with _fitting(run.settings.output):
+        if state.optimizer:
+            optimizer.load_state_dict(state.optimizer)
+        if state.heads:
+            objective.load_state_dict(_joined(objective.model.state_dict(), state.heads))
+
+
+def _joined(model: dict[str, Tensor], heads: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of the objective from those of its two parts."""
+    return {**{f"model.{name}": value for name, value in model.items()}, **heads}
+
+
+def heads_of(objective: Objective) -> dict[str, Tensor]:
+    """The objective's tensors apart from the model's."""
+    return {name: value for name, value in objective.state_dict().items() if not name.startswith("model.")}
+
+
+def _save(run: _Run, objective: Objective, optimizer: torch.optim.Optimizer) -> bool:
+    """The state in the middle of a stage; False if the disk refused it."""
+    run.state.model, run.state.heads = objective.model.state_dict(), heads_of(objective)
+    run.state.optimizer = optimizer.state_dict()
+    return not distributed.is_first() or run.checkpoints.save(run.state)
+
+
+def _finish(run: _Run, objective: Objective) -> None:
+    """The state between two stages: the next one begins with a new optimiser and heads of its own."""
+    state = run.state
+    state.stage, state.update, state.model = state.stage + 1, 0, objective.model.state_dict()
+    state.optimizer, state.heads, state.average_heads = {}, {}, {}
+    if distributed.is_first():
+        run.checkpoints.save(state)
+
+
+def _is_due(done: int, every: int, stage: Stage) -> bool:
+    """Whether this process measures now: at regular updates and at the end of the stage."""
+    return bool(stage.validate and distributed.is_first() and (done % every == 0 or done == stage.num_updates))
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> float:
@@ -252,17 +334,20 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -
     return learning_rate
 
 
-def _let_move(model: nn.Module, stage: Stage, update: int) -> list[nn.Parameter]:
-    """What moves at this update; the rest needs no gradient, which saves its backward pass."""
-    moving = stage.trainable(update)
+def _let_move(objective: Objective, moving: list[nn.Parameter]) -> bool:
+    """Only `moving` needs gradients, which saves the rest's backward pass. True if that is news."""
     wanted = {id(parameter) for parameter in moving}
-    for parameter in model.parameters():
+    changed = False
+    for parameter in objective.parameters():
+        changed |= parameter.requires_grad != (id(parameter) in wanted)
         parameter.requires_grad_(id(parameter) in wanted)
-    return moving if stage.extra is None else [*moving, *stage.extra.parameters()]
+    return changed
 
 
-def _skip(state: TrainState, skips: int, stage: Stage, update: int) -> int:
+def _skip(state: TrainState, skips: int, stage: Stage, update: int, meters: Meters) -> int:
+    """Count an update whose loss or gradient is not finite; the number in a row."""
     state.skipped += 1
+    meters.skipped += 1
     if skips + 1 >= MAX_CONSECUTIVE_SKIPS:
         raise DivergedError(
             f"stage {stage.name}, update {update}: the loss was not finite {skips + 1} times in a row; "
@@ -271,39 +356,16 @@ def _skip(state: TrainState, skips: int, stage: Stage, update: int) -> int:
     return skips + 1
 
 
-@torch.no_grad()
-def _average(state: TrainState, model: nn.Module, decay: float) -> None:
-    """Move the average towards the weights; faster at first, so that it does not remember the random ones."""
+def _average(state: TrainState, objective: Objective, decay: float) -> None:
     if not decay or not distributed.is_first():
         return
-    weights = model.state_dict()
-    if not state.average:
-        state.average = {name: value.clone() for name, value in weights.items()}
     state.num_averaged += 1
-    decay = min(decay, (1 + state.num_averaged) / (10 + state.num_averaged))
-    for name, value in state.average.items():
-        value.lerp_(weights[name], 1 - decay)
+    move_average(state.average, objective.model.state_dict(), decay, state.num_averaged)
+    move_average(state.average_heads, heads_of(objective), decay, state.num_averaged)
 
 
-def _log(
-    settings: Settings, progress: Progress, stage: Stage, update: int, values: dict[str, Any], skipped: int = 0
-) -> None:
-    if not distributed.is_first():
-        return
-    rounded = {name: float(f"{value:.5g}") for name, value in values.items()}
-    line = {"stage": stage.name, "update": update, **rounded, **({"skipped": skipped} if skipped else {})}
-    with (settings.output / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    progress.report(line)
-
-
-def _save(
-    model: nn.Module, optimizer: torch.optim.Optimizer | None, stage: Stage, state: TrainState, settings: Settings
-) -> None:
-    if not distributed.is_first():
-        return
-    state.model = model.state_dict()
-    if optimizer is not None:
-        state.optimizer = optimizer.state_dict()
-        state.extra = stage.extra.state_dict() if stage.extra is not None else {}
-    save_state(state, settings.output / "state.pt")
+def _goodbye(stage: Stage, state: TrainState, safe: bool) -> str:
+    place = f"stopped by a signal after update {state.update} of {stage.name}"
+    return (
+        f"{place}; go on with --resume" if safe else f"{place}, whose state could not be saved; --resume repeats some"
+    )
