@@ -248,11 +248,15 @@ def _intervals(name: str, spans: Sequence[Word | Character], duration: float) ->
 
 
 def _points(name: str, words: Sequence[Word], duration: float) -> str:
-    lines = [
-        f"        points [{number}]:\n            number = {_seconds((word.start + word.end) / 2)}\n"
-        f"            mark = {_praat_string(word.text)}\n"
-        for number, word in enumerate(words, start=1)
-    ]
+    """A tier of moments, which Praat wants to differ."""
+    lines: list[str] = []
+    last = -1
+    for number, word in enumerate(words, start=1):
+        last = max(_milliseconds((word.start + word.end) / 2), last + 1)
+        lines.append(
+            f"        points [{number}]:\n            number = {last / 1000}\n"
+            f"            mark = {_praat_string(word.text)}\n"
+        )
     return _tier("TextTier", name, duration, f"points: size = {len(words)}", lines)
 
 

@@ -3,7 +3,8 @@
 The path says in which frames a letter was recognised. CTC letters are short: a word's first letter is found well after
 the word begins, its last well before it ends, by an amount that differs from model to model. The sound itself does not
 differ, so edges are taken from there: a word lasts as long as the sound around its letters, and two words part at the
-quietest moment between the letters of one and the letters of the other.
+quietest moment between the letters of one and the letters of the other. Frame f stands for the samples from f to f + 1
+hops.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sewkit.errors import UserError
 from sewkit.lengths import needed_frames
 from sewkit.transcript import AlignedWord, Character
 
-MISSING_BELOW = -2.5
+MISSING_BELOW = -3.0
 """A word of a lower score is called missing; from `recipes/bundled/measure_alignment.py`."""
 STEPS_PER_FRAME = 2
 """Loudness is measured so many times a frame: every 10 ms."""
@@ -76,10 +77,9 @@ def align_words(
     labels = np.where(path < 0, 0, reference.labels[path])
     log_probs = np.take_along_axis(evidence.log_probs, labels[:, None], 1)[:, 0]
     words = _Letters.of(path, log_probs, reference.owners).words()
-    spans = np.array([word.span() for word in words])
+    spans = np.array([word.span() for word in words], np.float64)
     if snap:
-        heard = sound_around(spans * STEPS_PER_FRAME, evidence.power) / STEPS_PER_FRAME
-        spans = np.where(np.array([[word.is_missing()] for word in words]), spans, heard)
+        spans = _in_sound(spans, np.array([word.is_missing() for word in words]), evidence.power)
     aligned = [
         _aligned(text, letters, reference.letters, letters.edges(span if snap else None) * seconds_per_frame)
         for text, letters, span in zip(reference.words, words, spans, strict=True)
@@ -100,6 +100,20 @@ def _path(log_probs: np.ndarray, labels: np.ndarray, seconds_per_frame: float) -
         place = f"{error.frame * seconds_per_frame:.0f} s"
         problem = f"text and recording differ for longer than can be followed, near {place}"
         raise AlignmentError(f"{problem}; correct the text there, or align the parts before and after it") from error
+
+
+def _in_sound(spans: np.ndarray, missing: np.ndarray, power: np.ndarray) -> np.ndarray:
+    """(W, 2) frames of words' letters -> frames of their sound. Missing words get what the others leave, or nothing.
+
+    The path must put a missing word's letters somewhere, often into the sound of a neighbour.
+    """
+    heard = np.flatnonzero(~missing)
+    spans = spans.copy()
+    if len(heard):
+        spans[heard] = sound_around(spans[heard].astype(np.int64) * STEPS_PER_FRAME, power) / STEPS_PER_FRAME
+    earliest = np.maximum.accumulate(np.where(missing, 0.0, spans[:, 1]))
+    latest = np.minimum.accumulate(np.where(missing, np.inf, spans[:, 0])[::-1])[::-1]
+    return np.where(missing[:, None], spans.clip(earliest[:, None], latest[:, None]), spans)
 
 
 def _aligned(text: str, letters: _Letters, tokens: Sequence[str], edges: np.ndarray) -> AlignedWord:
@@ -157,7 +171,7 @@ class _Letters(NamedTuple):
         """(letters, 2) frames of a word's letters: their own, or such that they fill a span, parting half-way."""
         if span is None:
             return np.stack([self.starts, self.ends], 1)
-        between = (self.ends[:-1] + self.starts[1:]) / 2
+        between = ((self.ends[:-1] + self.starts[1:]) / 2).clip(*span)
         return np.stack([np.r_[span[0], between], np.r_[between, span[1]]], 1)
 
 
