@@ -1,44 +1,31 @@
-"""Learning rates against fairseq's, update by update."""
+"""Learning rates and the Gumbel temperature against fairseq's, update by update."""
+
+import json
+from pathlib import Path
 
 import pytest
 
+from sewkit.objectives.quantizer import temperature_at
 from sewkit.train.schedule import Schedule, polynomial, tri_stage
 
-# [update, learning rate after step_update(update)] of fairseq at commit 05255f9
-POLYNOMIAL = [
-    (0, 0.0),
-    (1, 1.5625e-08),
-    (16000, 0.00025),
-    (31999, 0.000499984375),
-    (32000, 0.0005),
-    (32001, 0.0004999986413043478),
-    (200000, 0.0002717391304347826),
-    (399999, 1.3586956521538519e-09),
-    (400000, 0.0),
-    (400001, 0.0),
-]
-TRI_STAGE = [
-    (0, 5.000000000000001e-07),
-    (1, 5.2475e-07),
-    (1999, 4.9975250000000006e-05),
-    (2000, 5e-05),
-    (9999, 5e-05),
-    (10000, 5e-05),
-    (10001, 4.998502358201117e-05),
-    (12000, 2.7464013582652947e-05),
-    (18000, 4.551410507565201e-06),
-    (19999, 2.50074904525974e-06),
-]
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "data" / "schedules.json").read_text())
+RATES = GOLDEN["learning_rate"]
 
 
-@pytest.mark.parametrize(("update", "expected"), POLYNOMIAL)
+@pytest.mark.parametrize(("update", "expected"), RATES["polynomial_decay lr 5e-4 warmup 32000 total 400000"])
 def test_polynomial_equals_fairseq(update, expected):
     assert polynomial(update, 400_000, 5e-4, 32_000) == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
-@pytest.mark.parametrize(("update", "expected"), TRI_STAGE)
-def test_tri_stage_equals_fairseq(update, expected):
-    assert tri_stage(update, 20_000, 5e-5) == pytest.approx(expected, rel=1e-9)
+@pytest.mark.parametrize("num_updates", [13_000, 20_000])
+def test_tri_stage_equals_fairseq(num_updates):
+    for update, expected in RATES[f"tri_stage lr 5e-05 max_update {num_updates} phases .1/.4/.5"]:
+        assert tri_stage(update, num_updates, 5e-5) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("update", "expected"), GOLDEN["gumbel_temperature"]["values"])
+def test_the_gumbel_temperature_equals_fairseq(update, expected):
+    assert temperature_at(update, tuple(GOLDEN["gumbel_temperature"]["config"])) == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_schedule_reads_its_kind():
