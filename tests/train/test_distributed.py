@@ -10,7 +10,7 @@ from toy_recipes import write_recipe
 
 from sewkit.train.finetune import run
 from sewkit.train.recipe import FinetuneRecipe, load_recipe
-from sewkit.train.state import load_state
+from sewkit.train.state import Checkpoints
 
 SCRIPT = """
 import sys
@@ -31,7 +31,7 @@ def test_two_processes_end_with_the_weights_of_one(folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path.cwd(), check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (load_state(folder / name / "state.pt") for name in ("one", "two"))
+    one, two = (Checkpoints(folder / name).load() for name in ("one", "two"))
     # sums in another order: 1e-6 relative per gradient, through Adam's division a little more
     assert all(torch.allclose(value, two.model[name], atol=1e-4) for name, value in one.model.items())
     assert all(torch.allclose(value, two.average[name], atol=1e-4) for name, value in one.average.items())

@@ -17,7 +17,7 @@ from sewkit.config import ModelConfig
 from sewkit.data.manifest import ManifestError
 from sewkit.model import build_model
 from sewkit.text import Alphabet
-from sewkit.train.finetune import run
+from sewkit.train.finetune import run, start_model
 from sewkit.train.recipe import FinetuneRecipe, RecipeError, load_recipe
 
 
@@ -106,19 +106,46 @@ def test_a_bare_encoder_gets_a_head(folder):
     assert load_model(folder / "out" / "model").model.config.vocab_size == 32
 
 
-def test_texts_outside_the_alphabet_are_refused_before_training(folder):
+def test_rows_that_cannot_be_learned_are_left_out_by_rule_and_named(folder, caplog):
+    row = {"audio": "0.wav", "text": "NO", "speaker": "x", "duration": 0.3, "split": "train"}
+    long = {**row, "audio": "1.wav", "text": "A MUCH TOO LONG TEXT"}
+    foreign = {**row, "audio": "2.wav", "text": "Ω"}
+    write_rows(folder, [row, long, foreign, {**row, "split": "dev"}])
+    run(load_recipe(FinetuneRecipe, write_recipe(folder, stages=[utterance_stage()])), folder / "out")
+    assert "1 of 3 rows can be used" in caplog.text
+    assert "1.wav: 14 frames, 21 needed" in caplog.text
+    assert "2.wav: characters outside the alphabet: Ω" in caplog.text
+
+
+def test_training_on_nothing_is_refused_before_it_starts(folder):
     row = {"audio": "0.wav", "text": "Ω", "speaker": "x", "duration": 0.3, "split": "train"}
     write_rows(folder, [row, {**row, "split": "dev", "text": "NO"}])
-    with pytest.raises(ManifestError, match=r"0\.wav: characters outside the alphabet: Ω"):
+    with pytest.raises(ManifestError, match=r"none of the 1 rows .*0\.wav: characters outside the alphabet: Ω"):
         run(load_recipe(FinetuneRecipe, write_recipe(folder, stages=[utterance_stage()])), folder / "out")
 
 
-def test_utterances_too_short_for_their_text_are_left_out_and_named(folder):
-    row = {"audio": "0.wav", "text": "NO", "speaker": "x", "duration": 0.3, "split": "train"}
-    long = "A MUCH TOO LONG TEXT"
-    write_rows(folder, [row, {**row, "audio": "1.wav", "text": long}, {**row, "split": "dev"}])
-    with pytest.warns(UserWarning, match=rf"1 of 2 utterances are too short .*1\.wav \(0\.3 s for '{long}'\)"):
-        run(load_recipe(FinetuneRecipe, write_recipe(folder, stages=[utterance_stage()])), folder / "out")
+CLASSES = {"name": "classes", "objective": "classify", "schedule": {"learning_rate": 3e-3}, "utterances": 60}
+
+
+def test_a_model_learns_to_classify_by_a_column_and_is_saved_with_its_labels(folder):
+    stage = {**CLASSES, "batch_seconds": 3.0, "masking": {"time_prob": 0.1, "time_length": 2}}
+    recipe = load_recipe(FinetuneRecipe, write_recipe(folder, stages=[stage], label_column="text", validate_every=60))
+    run(recipe, folder / "out")
+    loaded = load_model(folder / "out" / "model")
+    assert (loaded.labels, loaded.label_column) == (("NO", "YES"), "text")
+    lines = [json.loads(line) for line in (folder / "out" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["accuracy_tones"] == 1.0  # two pitches
+
+
+def test_a_classifier_starts_from_an_encoder_and_keeps_its_head_where_the_labels_are_the_same(folder):
+    save_toy(folder / "start", vocab_size=None)
+    changes = {"model": None, "stages": [{**CLASSES, "utterances": 2}], "label_column": "text"}
+    run(load_recipe(FinetuneRecipe, write_recipe(folder, init=str(folder / "start"), **changes)), folder / "one")
+    first = load_model(folder / "one" / "model").model
+    again = start_model(
+        load_recipe(FinetuneRecipe, write_recipe(folder, init=str(folder / "one" / "model"), **changes))
+    )
+    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in first.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -131,6 +158,10 @@ def test_utterances_too_short_for_their_text_are_left_out_and_named(folder):
         ({"stages": [{**STAGES[2], "schedule": {}}]}, "stages.0.schedule.learning_rate: Field required"),
         ({"stages": [utterance_stage(objective="flat_start")]}, "flat_start needs strings"),
         ({"average_decay": 1.0}, "average_decay"),
+        ({"stages": [CLASSES]}, "classify needs label_column"),
+        ({"label_column": "speaker"}, "classify needs label_column"),
+        ({"stages": [CLASSES, STAGES[2]], "label_column": "text"}, "either every stage is classify or none"),
+        ({"model": "sew-huge"}, "no published size 'sew-huge'; there are w2v2-base"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_file_and_key(folder, changes, problem):

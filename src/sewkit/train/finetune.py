@@ -208,10 +208,11 @@ def utterance_batches(
     rows = read_rows(recipe)
     needs = Requirements.of_model(task.model.config, task.alphabet, max_seconds=recipe.max_seconds)
     kept, report = validate_rows(rows, needs)
+    if not len(kept):
+        first = next(iter(report.examples.values()))[0]
+        raise ManifestError(f"none of the {len(rows)} rows of the recipe can be trained on, the first: {first}")
     if report.counts and rank == 0:
         logger.warning("%s", report)
-    if not len(kept):
-        raise ManifestError(f"none of the {len(rows)} rows of the recipe can be trained on: {report}")
     classes = None
     if task.labels is not None:
         ids = {label: number for number, label in enumerate(task.labels)}
