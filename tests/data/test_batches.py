@@ -113,10 +113,18 @@ def test_utterances_keep_their_texts_and_classes(tmp_path):
     assert batch.label_lengths.tolist() == [3, 3, 3]
 
 
+def test_every_row_draws_its_own_augmentation(tmp_path):
+    path = write_set(tmp_path, [0.5])
+    path.write_text(path.read_text() * 4)
+    (batch,) = UtteranceBatches(Manifest.open(path), 10.0, NOISY, ALPHABET, 0)(0)
+    assert len(set(batch.seeds.tolist())) == 4
+    assert len({row.numpy().tobytes() for row in batch.waveforms}) == 4
+
+
 def test_the_slowest_speed_still_fits_the_device(manifest):
     slow = Augmenter(Augmentation(string_speed=(0.5, 0.5)))
     batches = UtteranceBatches(manifest, 20.0, slow, ALPHABET, 0, device_seconds=8.0)
-    for batch in batches(0):
+    for batch in (batch for update in range(batches.updates_per_epoch) for batch in batches(update)):
         assert batch.waveforms.numel() <= 8.0 * 16_000 * 1.01 or len(batch) == 1
 
 

@@ -147,6 +147,7 @@ TRICKY = [
     {"parts": [{"audio": "a.wav", "start": 0.1, "duration": 9.5}], "text": "", "duration": 1.25, "split": "train"},
     {**ROW, "duration": 1e-3, "custom": {"duration": 99, "split": "test"}},
     {**ROW, "text": "\u00e9\n\\", "split": "tr\u00e4in"},
+    {"audio": "a.wav", "text": "", "duration": 2.5, "custom": {"split": "train", "intent": 4}},
     {**ROW, "duration": 3.5, "intent": 4},
 ]
 
