@@ -7,6 +7,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -17,12 +18,10 @@ from sewkit.errors import UserError
 TIMEOUT = timedelta(minutes=30)
 """Of a collective operation: the first process measures the dev sets while the others wait."""
 
-_SYNC_BUFFERS = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
-"""Its name until torch 2.12 is the second."""
+_WORDS = signature(DistributedDataParallel).parameters
+_BUFFERS_STAY: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _WORDS else "broadcast_buffers": False  # before torch 2.13
+}
 
 
 def start(device: torch.device) -> None:
@@ -84,7 +83,7 @@ def wrap(objective: nn.Module) -> nn.Module:
     if rank_and_world()[1] == 1:
         return objective
     return DistributedDataParallel(
-        objective, find_unused_parameters=True, gradient_as_bucket_view=True, **{_SYNC_BUFFERS: False}
+        objective, find_unused_parameters=True, gradient_as_bucket_view=True, **_BUFFERS_STAY
     )
 
 
