@@ -33,7 +33,7 @@ from sewkit.lengths import valid_mask
 from sewkit.model import SpeechModel
 from sewkit.model.heads import MLPHead
 from sewkit.model.model import Masks
-from sewkit.objectives.loss import Loss
+from sewkit.objectives.loss import Loss, Objective
 from sewkit.objectives.masking import draw_masks, equal_masks, masked_positions
 from sewkit.objectives.quantizer import GumbelQuantizer, Quantized, temperature_at
 from sewkit.objectives.random import RowRandom
@@ -78,7 +78,7 @@ class Draws(NamedTuple):
     """(B, M, G, V) Gumbel noise, or None to choose the most likely code words."""
 
 
-class Contrastive(nn.Module):
+class Contrastive(Objective):
     """A model with what pre-training adds to it: quantiser and two heads, all dropped afterwards."""
 
     def __init__(self, model: SpeechModel, settings: ContrastiveSettings):

@@ -1,5 +1,9 @@
 """A recipe: the YAML file that says what is trained on what. Unknown keys are errors.
 
+A recipe may be the difference from another one: `extends: base.yaml`, a path beside it, is read first, and what the
+recipe says is laid over it, mapping by mapping. A list is replaced as a whole; a mapping with numbers for keys changes
+elements of it (`stages: {0: {freeze_updates: 0}}`).
+
 Paths of data are relative to `data_root`, which is relative to the working directory; lists that a recipe brings along
 (`dev`) are relative to the recipe's own folder.
 """
@@ -189,20 +193,55 @@ RecipeKind = TypeVar("RecipeKind", bound=RunRecipe)
 
 def load_recipe(kind: type[RecipeKind], path: Path, overrides: list[str] | tuple[str, ...] = ()) -> RecipeKind:
     """Read a recipe of a kind; `overrides` are like `data_root=/data` or `stages.1.schedule.learning_rate=1e-3`."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path}: expected keys and values")
+    values = _read(path)
     for override in overrides:
         _apply(values, override)
     try:
         return kind(**{"folder": path.parent, **values})
     except ValidationError as error:
         raise RecipeError(f"{path}: {_in_one_line(error)}") from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises RecipeError."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise RecipeError(f"{path}: cannot be read ({reason})") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: expected keys and values")
+    return values
+
+
+def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's values, laid over those of the one that it extends."""
+    if any(path.resolve() == other.resolve() for other in extended_by):
+        raise RecipeError(f"{path}: extends itself, by way of {', '.join(map(str, extended_by))}")
+    values = read_mapping(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise RecipeError(f"{path}: extends: expected the path of one recipe, found {base!r}")
+    try:
+        return _laid_over(_read(path.parent / base, (*extended_by, path)), values)
+    except IndexError as error:
+        raise RecipeError(f"{path}: changes element {error} of a list of {base} that is shorter") from error
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    """`above`, and of mappings in it what `below` says beside. Raises IndexError where `below` lacks an element."""
+    if not isinstance(above, dict):
+        return above
+    if isinstance(below, list) and above and all(isinstance(key, int) for key in above):
+        if missing := above.keys() - range(len(below)):
+            raise IndexError(min(missing))
+        return [_laid_over(item, above.get(number, item)) for number, item in enumerate(below)]
+    beside = below if isinstance(below, dict) else {}
+    return {**beside, **{key: _laid_over(beside.get(key), value) for key, value in above.items()}}
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Schedule(BaseModel):
@@ -18,9 +18,12 @@ class Schedule(BaseModel):
     hold: float = 0.4
     final_scale: float = 0.05
     """tri_stage: the last learning rate as a share of the highest."""
+    total_updates: int | None = Field(None, ge=1)
+    """The updates that the schedule is laid over, where a run ends before (SEW's 100,000 of 400,000); None: the run's."""
 
     def at(self, update: int, num_updates: int) -> float:
-        """The learning rate of an update, counted from 0."""
+        """The learning rate of an update, counted from 0, in a run of so many."""
+        num_updates = self.total_updates or num_updates
         if self.kind == "tri_stage":
             return tri_stage(update, num_updates, self.learning_rate, self.warmup, self.hold, self.final_scale)
         if self.kind == "polynomial":
