@@ -1,5 +1,6 @@
 """Transcripts: segments, times and the files they are written to."""
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 
 from sewkit import transcript as module
 from sewkit.compute import Compute
-from sewkit.transcript import WRITERS, Transcript, Word, segment_words, write_transcript
+from sewkit.transcript import (
+    WRITERS,
+    AlignedWord,
+    Alignment,
+    Character,
+    Transcript,
+    Word,
+    segment_words,
+    write_transcript,
+)
 
 
 def make_transcript(words, source="calls/my call.wav", duration=12.0):
@@ -197,3 +207,60 @@ def test_a_file_name_that_is_not_utf8_can_be_written(tmp_path):
     transcript = make_transcript(WORDS, source="caf\udce9.wav")
     (path,) = write_transcript(transcript, tmp_path, ["ctm"], stem="cafe")
     assert path.read_text().startswith("caf? 1 0.020")
+
+
+ALIGNED = [
+    AlignedWord(
+        '"one" --', 0.02, 0.3, 0.9, [Character("O", 0.02, 0.2, 0.9), Character("N", 0.2, 0.3, 0.9)], -0.1, False
+    ),
+    AlignedWord("lost", 0.3, 0.3, 0.01, [Character("L", 0.3, 0.3, 0.01)], -9.0, True),
+    AlignedWord("gone", 0.3, 0.3, 0.01, [Character("G", 0.3, 0.3, 0.01)], -9.0, True),
+    AlignedWord("two", 0.5, 0.8, 0.9, [Character("T", 0.5, 0.8, 0.9)], -0.1, False),
+]
+
+
+def read_textgrid(text):
+    """{tier: [(start, end, text) or (time, text)]} of Praat's long format, checked for what Praat demands."""
+    tiers = {}
+    for part in re.split(r"\n    item \[\d+\]:\n", text)[1:]:
+        name = re.search(r'name = "(.*)"', part)[1]
+        size = int(re.search(r"(?:intervals|points): size = (\d+)", part)[1])
+        string = r'"((?:[^"]|"")*)"'
+        rows = re.findall(rf"xmin = (\S+)\s+xmax = (\S+)\s+text = {string}", part)
+        rows = rows or re.findall(rf"number = (\S+)\s+mark = {string}", part)
+        assert len(rows) == size
+        tiers[name] = [(*map(float, row[:-1]), row[-1].replace('""', '"')) for row in rows]
+    assert len(tiers) == int(re.search(r"\nsize = (\d+)", text)[1])
+    return tiers
+
+
+def test_textgrid_of_an_alignment_reads_back_as_words_characters_and_missing_words():
+    alignment = Alignment("text", ALIGNED, segment_words(ALIGNED), 1.0, None, "a.wav", -0.1)
+    tiers = read_textgrid(WRITERS["textgrid"](alignment))
+    assert tiers == {
+        "words": [(0, 0.02, ""), (0.02, 0.3, '"one" --'), (0.3, 0.5, ""), (0.5, 0.8, "two"), (0.8, 1.0, "")],
+        "characters": [
+            (0, 0.02, ""),
+            (0.02, 0.2, "O"),
+            (0.2, 0.3, "N"),
+            (0.3, 0.5, ""),
+            (0.5, 0.8, "T"),
+            (0.8, 1.0, ""),
+        ],
+        "missing": [(0.3, "lost"), (0.301, "gone")],
+    }
+
+
+@given(spoken_words())
+def test_textgrid_intervals_cover_the_recording_and_none_is_empty(words):
+    transcript = make_transcript(words, duration=words[-1].end + 1 if words else 1.0)
+    rows = read_textgrid(WRITERS["textgrid"](transcript))["words"]
+    assert rows[0][0] == 0
+    assert rows[-1][1] == round(transcript.duration, 3)
+    assert all(start < end for start, end, _ in rows)
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(rows))
+
+
+def test_ctm_has_no_blank_inside_a_word_as_written():
+    alignment = Alignment("text", ALIGNED, segment_words(ALIGNED), 1.0, None, "a.wav", -0.1)
+    assert [len(line.split()) for line in WRITERS["ctm"](alignment).splitlines()] == [6] * 4

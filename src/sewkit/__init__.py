@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from sewkit.config import PUBLISHED, ModelConfig
     from sewkit.errors import UserError
     from sewkit.recognizer import Recognizer, load
-    from sewkit.transcript import Segment, Transcript, Word
+    from sewkit.transcript import AlignedWord, Alignment, Character, Segment, Transcript, Word
 
 _HOME = {
+    "AlignedWord": "transcript",
+    "Alignment": "transcript",
     "AudioError": "audio",
+    "Character": "transcript",
     "Classification": "classification",
     "Compute": "compute",
     "LabelScore": "classification",
@@ -36,7 +39,10 @@ _HOME = {
 
 __all__ = [
     "PUBLISHED",
+    "AlignedWord",
+    "Alignment",
     "AudioError",
+    "Character",
     "Classification",
     "Compute",
     "LabelScore",

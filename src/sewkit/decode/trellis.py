@@ -125,7 +125,8 @@ def _advance(trellis: _Trellis, at: _Checkpoint, end: int, ahead: float) -> tupl
     """Scores before frame `end`, and the bound on what lies ahead of the window."""
     window = slice(at.first, at.first + len(at.blanks))
     ids, skips = trellis.labels[window], trellis.skips[window]
-    labels, blanks, new_blanks, best = at.labels.copy(), at.blanks.copy(), at.blanks.copy(), at.blanks.copy()
+    labels, blanks = at.labels.copy(), at.blanks.copy()
+    new_blanks, best, emitted = np.empty_like(blanks), np.empty_like(blanks), np.empty(len(blanks), np.float32)
     before, here = labels[:-1], labels[1:]
     is_last = window.stop >= len(trellis.labels)
     for scores in trellis.scores[at.frame : end]:
@@ -134,8 +135,8 @@ def _advance(trellis: _Trellis, at: _Checkpoint, end: int, ahead: float) -> tupl
         np.maximum(blanks, before, out=new_blanks)
         np.add(before, skips, out=best)
         np.maximum(best, blanks, out=best)
-        np.maximum(best, here, out=here)
-        here += scores.take(ids)
+        np.maximum(best, here, out=best)
+        np.add(best, scores.take(ids, out=emitted, mode="clip"), out=here)
         new_blanks += scores[trellis.blank]
         blanks, new_blanks = new_blanks, blanks
     return labels, blanks, ahead if is_last else max(ahead, here[-1])
@@ -166,7 +167,7 @@ def _trace_block(
     labels = at.labels[near.start : near.stop + 1].copy()
     blanks = at.blanks[near].copy()
     if first > at.first:
-        labels[0] = -np.inf  # the true score, but for this first frame only
+        labels[0] = -np.inf  # not its score in later frames; it cannot reach the end in time anyway
     steps = _back_pointers(trellis, slice(at.frame, end), slice(first, cell + 1), labels, blanks)
     for frame in range(end - 1, at.frame - 1, -1):
         place = cell - first
@@ -194,15 +195,17 @@ def _back_pointers(trellis: _Trellis, frames: slice, cells: slice, labels: np.nd
     shape = (frames.stop - frames.start, len(blanks))
     steps = _Steps((np.empty(shape, bool), np.empty(shape, bool)), np.empty(shape, bool))
     before, here = labels[:-1], labels[1:]
+    skipped, new_blanks, emitted = np.empty_like(blanks), np.empty_like(blanks), np.empty(len(blanks), np.float32)
     for row, scores in enumerate(trellis.scores[frames]):
-        skipped = before + skips
+        np.add(before, skips, out=skipped)
+        np.maximum(blanks, before, out=new_blanks)
         np.greater(before, blanks, out=steps.from_label[False][row])
         np.greater(blanks, here, out=steps.from_blank[row])
-        new_blanks = np.maximum(blanks, before)
+        # `before` and `here` overlap, so `before` is not used from here on.
         np.maximum(here, blanks, out=here)
-        # `before` and `here` overlap: what follows uses `skipped`, taken before the change.
         np.greater(skipped, here, out=steps.from_label[True][row])
         np.maximum(here, skipped, out=here)
-        here += scores.take(ids)
-        blanks = new_blanks + scores[trellis.blank]
+        here += scores.take(ids, out=emitted, mode="clip")
+        new_blanks += scores[trellis.blank]
+        blanks, new_blanks = new_blanks, blanks
     return steps
