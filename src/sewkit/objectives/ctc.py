@@ -37,9 +37,9 @@ class CTC(Objective):
         losses = [self.summed_loss(logits, frame_lengths, batch) for logits in scores]
         weights = (1 - self.intermediate_weight, self.intermediate_weight)
         total = sum((w * loss for w, loss in zip(weights, losses, strict=False)), start=losses[0].new_zeros(()))
-        count = max(int(batch.label_lengths.sum()), 1)
-        infeasible = frame_lengths < needed_frames(batch.labels, batch.label_lengths)
-        return Loss(total, count, {"ctc": losses[0].detach() / count, "infeasible": infeasible.float().mean()})
+        count = int(batch.label_lengths.sum())
+        infeasible = (frame_lengths < needed_frames(batch.labels, batch.label_lengths)).float().sum() / max(len(batch), 1)
+        return Loss(total, count, {"ctc": losses[0].detach() / max(count, 1), "infeasible": infeasible})
 
     def letter_scores(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """[(B, T, V)] of the last layer and, where it has a weight, of the middle one; and (B,) frames."""
