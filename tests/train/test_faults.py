@@ -123,11 +123,15 @@ def test_two_processes_have_the_loss_curve_and_weights_of_one_with_layers_droppe
     stage = toy_stage(objective, trainable=freeze_at_first(objective, 3))
     train([stage], Settings(output=tmp_path / "one", log_every=1, average_decay=0.9))
     two = {"num_updates": 12, "dropout": 0.0, "layerdrop": 0.5, "freeze": 3, "log_every": 1, "average_decay": 0.9}
-    run_ranks(tmp_path / "two", stop_after=7, **two)
+    run_ranks(tmp_path / "two", stop_after=2, **two)
+    start, frozen = Squares(ToyModel()), last_state(tmp_path / "two")
+    assert_equal_weights(start.model.state_dict(), frozen.model)
+    assert not torch.equal(start.head.weight, frozen.heads["head.weight"])
     run_ranks(tmp_path / "two", resume=True, **two)
     one, both = (last_state(tmp_path / name) for name in ("one", "two"))
     # sums in another order: 1e-7 of each gradient, through Adam's division a little more
     assert all(torch.allclose(value, both.model[name], atol=1e-5) for name, value in one.model.items())
     assert all(torch.allclose(value, both.average[name], atol=1e-5) for name, value in one.average.items())
+    assert not any(torch.equal(value, both.model[name]) for name, value in start.model.state_dict().items())
     curves = [[(line["loss"], line["squares"]) for line in read_lines(tmp_path / name)] for name in ("one", "two")]
     assert torch.allclose(*(torch.tensor(curve) for curve in curves), rtol=1e-4)
