@@ -1,0 +1,68 @@
+"""KenLM's binary files, through its own Python module (the `lm` extra)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sewkit.decode.lm.arpa import LanguageModelError
+from sewkit.errors import MissingExtraError
+
+MAGIC = b"mmap lm http://kheafield.com/code"
+
+
+def is_kenlm_binary(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as KenLM's binary files do."""
+    with Path(path).open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+class KenLMModel:
+    """A KenLM model behind the interface of `NGramModel`. Such files don't tell their words: ids are given on sight."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        try:
+            import kenlm  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            raise MissingExtraError(f"{path} is a KenLM binary, and reading it", "lm") from None
+        self._new_state: Any = kenlm.State
+        try:
+            self._model = kenlm.Model(os.fspath(path))
+        except (OSError, RuntimeError) as error:
+            raise LanguageModelError(f"{path}: KenLM can't read it: {error}") from error
+        self.order: int = self._model.order
+        self.vocabulary: list[str] = ["<unk>"]
+        self.ids: dict[str, int] = {"<unk>": 0}
+        self.unknown = 0
+        self._states = [self._new_state(), self._new_state()]
+        self.empty, self.start = 0, 1
+        self._model.NullContextWrite(self._states[self.empty])
+        self._model.BeginSentenceWrite(self._states[self.start])
+
+    def words(self) -> None:
+        """Not known."""
+
+    def unigram(self, word: int) -> float:
+        """log10 P(word), without context."""
+        return self._model.BaseScore(self._states[self.empty], self.vocabulary[word], self._new_state())
+
+    def id_of(self, word: str) -> int | None:
+        """Id of a word that the model knows, None for others."""
+        if word not in self._model:
+            return None
+        if word not in self.ids:
+            self.ids[word] = len(self.vocabulary)
+            self.vocabulary.append(word)
+        return self.ids[word]
+
+    def score(self, state: int, word: int) -> tuple[float, int]:
+        """log10 P(word | state), and the state after the word."""
+        after = self._new_state()
+        score = self._model.BaseScore(self._states[state], self.vocabulary[word], after)
+        self._states.append(after)
+        return score, len(self._states) - 1
+
+    def end(self, state: int) -> float:
+        """log10 P(</s> | state)."""
+        return self._model.BaseScore(self._states[state], "</s>", self._new_state())
