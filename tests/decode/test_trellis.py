@@ -96,6 +96,30 @@ def test_a_window_gives_the_path_that_the_whole_trellis_gives() -> None:
     np.testing.assert_array_equal(np.flatnonzero(narrow >= 0), places)
 
 
+def shuffled_case(seed: int, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sound that holds pieces of the text, clear and faint ones, in any order: what looks best lies far to and fro."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(1, 4, size=num_labels).astype(np.int32)
+    said: list[tuple[int, int]] = []  # label, clearness
+    for _ in range(num_labels // 3):
+        start = generator.integers(num_labels - 8)
+        for label in labels[start : start + generator.integers(2, 8)]:
+            said.append((label, generator.choice([2, 6])))
+            said += [(BLANK, generator.choice([1, 3]))] * generator.integers(1, 3)
+        said += [(BLANK, 2)] * generator.integers(6)
+    scores = 0.1 * generator.standard_normal((len(said), 4))
+    for row, (label, clearness) in zip(scores, said, strict=True):
+        row[label] += clearness
+    return log_softmax(scores), labels
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_path_is_the_best_also_where_the_best_so_far_leads_astray(seed: int) -> None:
+    log_probs, labels = shuffled_case(seed, num_labels=120)
+    narrow, whole = (best_path(log_probs, labels, window=window) for window in (16, 2048))
+    assert score_of(narrow, log_probs, labels) == pytest.approx(score_of(whole, log_probs, labels), abs=1e-3)
+
+
 @pytest.mark.parametrize("part", ["sound", "text"])
 def test_what_only_one_of_text_and_sound_holds_is_passed_by(part: str) -> None:
     """100 labels that the other lacks, more than half the window: it is widened until the path is sure to be best."""
