@@ -15,6 +15,7 @@ from sewkit.cli.doctor import doctor
 from sewkit.cli.evaluate import evaluate
 from sewkit.cli.finetune import finetune
 from sewkit.cli.info import info
+from sewkit.cli.pretrain import pretrain
 from sewkit.cli.transcribe import transcribe
 from sewkit.errors import UserError
 from sewkit.train.signals import EXIT_STATUS, Stopped
@@ -43,7 +44,7 @@ def _options(
     pass
 
 
-for verb in (transcribe, align, classify, info, convert, finetune, evaluate, bench, doctor):
+for verb in (transcribe, align, classify, info, convert, pretrain, finetune, evaluate, bench, doctor):
     app.command(verb.__name__)(verb)
 app.add_typer(data, name="data")
 

@@ -36,6 +36,18 @@ OutputFormat = Annotated[
 OutputDir = Annotated[
     Path | None, typer.Option("--output-dir", "-o", help="Folder for the written files; default: this one.")
 ]
+Recipe = Annotated[Path, typer.Option("--config", "-c", help="Recipe, a YAML file.")]
+RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: log, checkpoints, final model.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change one setting of the recipe, such as --set data_root=../data.", metavar="KEY=VALUE"
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a stopped run left off.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what the run will be: parameters, epochs, memory, time.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

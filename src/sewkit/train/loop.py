@@ -288,8 +288,10 @@ def prepare_encoder(model: SpeechModel, settings: Settings) -> None:
 
 
 def _restore(run: _Run, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-    """Optimiser and heads as they were, in the middle of a stage."""
+    """Optimiser and heads as they were, in the middle of a stage; at its beginning, drop those of the stage before."""
     state = run.state
+    if state.update == 0:
+        state.heads, state.average_heads = {}, {}
     with _fitting(run.settings.output):
         if state.optimizer:
             optimizer.load_state_dict(state.optimizer)
@@ -315,10 +317,10 @@ def _save(run: _Run, objective: Objective, optimizer: torch.optim.Optimizer) -> 
 
 
 def _finish(run: _Run, objective: Objective) -> None:
-    """The state between two stages: the next one begins with a new optimiser and heads of its own."""
+    """The state between two stages; the heads are kept until the next one begins, with heads of its own."""
     state = run.state
-    state.stage, state.update, state.model = state.stage + 1, 0, objective.model.state_dict()
-    state.optimizer, state.heads, state.average_heads = {}, {}, {}
+    state.stage, state.update, state.optimizer = state.stage + 1, 0, {}
+    state.model, state.heads = objective.model.state_dict(), heads_of(objective)
     if distributed.is_first():
         run.checkpoints.save(state)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from sewkit.checkpoint import load_model, save_model
+from sewkit.checkpoint.errors import blaming
 from sewkit.checkpoint.pretraining import read_heads, save_heads
 from sewkit.config import Masking, ModelConfig
 from sewkit.data.batch import Batch
@@ -14,24 +15,39 @@ from sewkit.data.manifest import Manifest
 from sewkit.lengths import num_frames
 from sewkit.model import SpeechModel, build_model
 from sewkit.objectives.contrastive import Contrastive, ContrastiveSettings
+from sewkit.objectives.loss import Objective
 from sewkit.objectives.masking import draw_masks, equal_masks
 from sewkit.objectives.random import RowRandom
 from sewkit.train import distributed
-from sewkit.train.finetune import loop_settings, open_source, read_dev_path, start_process
-from sewkit.train.loop import Stage, autocast, train
+from sewkit.train.finetune import loop_settings, read_dev_path, read_rows, start_process
+from sewkit.train.loop import Settings, Stage, autocast, train
+from sewkit.train.plan import Plan, make_plan
 from sewkit.train.recipe import DevSet, PretrainRecipe
 from sewkit.train.state import TrainState
+from sewkit.train.summary import hours_of, summarize
 
 
 def run(recipe: PretrainRecipe, output: Path, resume: bool = False, stop_after: int | None = None) -> TrainState:
     """Pre-train, write log and states into `output`, and the encoder with its heads into `output/model`."""
+    stage, settings = prepare(recipe, output, stop_after)
+    state = train([stage], settings, resume)
+    if state.stage == 1 and distributed.is_first():
+        save_final(stage.objective, state, output / "model")
+        summarize(recipe, stage.objective.model, output)
+    return state
+
+
+def plan(recipe: PretrainRecipe, output: Path) -> Plan:
+    """What the run will be; trains nothing, writes nothing."""
+    stage, settings = prepare(recipe, output)
+    return make_plan([stage], settings, hours_of(recipe))
+
+
+def prepare(recipe: PretrainRecipe, output: Path, stop_after: int | None = None) -> tuple[Stage, Settings]:
+    """All that `train` needs."""
     device = start_process(recipe)
     objective = start_objective(recipe)
-    settings = loop_settings(recipe, output, device, stop_after)
-    state = train([build_stage(recipe, objective, device)], settings, resume)
-    if state.stage == 1 and distributed.is_first():
-        save_final(objective, output / "model")
-    return state
+    return build_stage(recipe, objective, device), loop_settings(recipe, output, device, stop_after)
 
 
 def start_objective(recipe: PretrainRecipe) -> Contrastive:
@@ -41,7 +57,9 @@ def start_objective(recipe: PretrainRecipe) -> Contrastive:
         return Contrastive(model, recipe.contrastive)
     heads = read_heads(recipe.init)
     changes = {name: getattr(recipe.contrastive, name) for name in recipe.contrastive.model_fields_set}
-    objective = Contrastive(model, ContrastiveSettings(**{**heads.settings, **changes}))
+    with blaming(recipe.init):
+        settings = ContrastiveSettings(**{**heads.settings, **changes})
+    objective = Contrastive(model, settings)
     objective.load_heads(heads.tensors, recipe.init)
     return objective
 
@@ -64,19 +82,21 @@ def start_encoder(recipe: PretrainRecipe) -> SpeechModel:
     return model
 
 
-def save_final(objective: Contrastive, folder: Path) -> None:
-    """The bare encoder as a model folder that fine-tuning starts from, with the heads beside it."""
+def save_final(objective: Objective, state: TrainState, folder: Path) -> None:
+    """The bare encoder as a folder to fine-tune from, its heads beside it; of both the average, if there is one."""
+    assert isinstance(objective, Contrastive)
     objective.cpu().eval()
+    objective.model.load_state_dict(state.average or state.model)
     save_model(folder, objective.model)
-    save_heads(folder, objective.heads())
+    heads = replace(objective.heads(), tensors=state.average_heads or state.heads)
+    save_heads(folder, heads)
 
 
 def build_stage(recipe: PretrainRecipe, objective: Contrastive, device: torch.device) -> Stage:
     """The one stage of pre-training."""
     rank, world = distributed.rank_and_world()
-    rows = Manifest.join([open_source(source, recipe.data_root) for source in recipe.train])
     crops = CropBatches(
-        rows,
+        read_rows(recipe),
         recipe.batch_seconds,
         recipe.seed,
         device_seconds=recipe.device_seconds,
@@ -98,6 +118,7 @@ def build_stage(recipe: PretrainRecipe, objective: Contrastive, device: torch.de
         objective=objective,
         trainable=lambda update: list(objective.parameters()),
         validate=validate if validations else None,
+        num_entries=objective.settings.groups * objective.settings.entries,
     )
 
 

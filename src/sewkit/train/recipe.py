@@ -202,6 +202,12 @@ def load_recipe(kind: type[RecipeKind], path: Path, overrides: list[str] | tuple
         raise RecipeError(f"{path}: {_in_one_line(error)}") from error
 
 
+def to_yaml(recipe: RunRecipe) -> str:
+    """What a recipe says, all that it extends and all overrides included, as one file that needs no other."""
+    values = recipe.model_dump(mode="json", exclude_unset=True, exclude={"folder"})
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file. Raises RecipeError."""
     try:

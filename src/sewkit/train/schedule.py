@@ -19,7 +19,7 @@ class Schedule(BaseModel):
     final_scale: float = 0.05
     """tri_stage: the last learning rate as a share of the highest."""
     total_updates: int | None = Field(None, ge=1)
-    """The updates that the schedule is laid over, where a run ends before (SEW's 100,000 of 400,000); None: the run's."""
+    """What the schedule is laid over, where a run ends before it (SEW's 100,000 of 400,000 updates)."""
 
     def at(self, update: int, num_updates: int) -> float:
         """The learning rate of an update, counted from 0, in a run of so many."""

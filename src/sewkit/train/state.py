@@ -31,7 +31,7 @@ class TrainState:
     num_averaged: int = 0
     """Updates in it."""
     heads: dict[str, Tensor] = field(default_factory=dict)
-    """What the stage's objective has beside the model: predictor heads, quantiser; dropped with the stage."""
+    """What the stage's objective has beside the model: predictor heads, quantiser; kept until the next stage begins."""
     average_heads: dict[str, Tensor] = field(default_factory=dict)
     """The moving average of those."""
     optimizer: dict[str, Any] = field(default_factory=dict)
