@@ -89,6 +89,7 @@ def _sounded(piece: str, alphabet: Alphabet) -> str:
 
 
 def _is_silent(character: str) -> bool:
+    # The bar is the delimiter of most alphabets; in a text it is a rule between words.
     return character == "|" or (unicodedata.category(character)[0] in "PC" and character not in _SPOKEN_PUNCTUATION)
 
 

@@ -41,7 +41,7 @@ def best_path(
     log_probs: (T, V) float32, finite. labels: (N,) column numbers, N > 0, none the blank's, for which T frames must
     suffice (`lengths.needed_frames`). Returns (T,) int32: position in `labels`, -1 on blanks. Of equal paths any.
 
-    Time is T x window, or T x N if that is less. Memory is T x (V + 130 bytes) and a little that the widest window
+    Time is T x window, or T x N if that is less. Memory is T x (4 V + 130) bytes and a little that the widest window
     bounds. Raises LostPathError if the path strays further than the widest window.
     """
     trellis = _Trellis.of(log_probs, labels, blank)
