@@ -2,7 +2,7 @@
 
 import math
 import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -145,16 +145,21 @@ def test_measuring_sees_averaged_weights_and_heads_and_puts_the_others_back(tmp_
     assert objective.training
 
 
-def test_measuring_is_not_counted_as_training_and_slow_data_is(tmp_path):
-    def slow(update):
-        time.sleep(0.02)
-        return Batches()(update)
+def test_measuring_is_not_counted_as_training_and_slow_data_is(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("sewkit.train.metrics.time", clock)
 
-    stage = toy_stage(num_updates=6, batches=slow, validate=lambda: time.sleep(0.3) or {})
-    train([stage], Settings(output=tmp_path, log_every=3, validate_every=1, prefetch=0))
-    line = [line for line in read_lines(tmp_path) if "loss" in line][1]
-    assert 0.02 < line["seconds_per_update"] < 0.2
-    assert line["waiting_for_data"] > 0.5
+    def takes(seconds, result):
+        clock.now += seconds
+        return result
+
+    objective = Squares(ToyModel(), lambda loss, update: takes(0.25, loss))  # four micro-batches an update
+    slow = toy_stage(objective, 6, batches=lambda u: takes(3.0, Batches()(u)), validate=lambda: takes(100.0, {}))
+    train([slow], Settings(output=tmp_path, log_every=3, validate_every=1, prefetch=0))
+    for line in read_lines(tmp_path):
+        if "loss" in line:
+            assert line["seconds_per_update"] == pytest.approx(4.0)
+            assert line["waiting_for_data"] == pytest.approx(0.75)
 
 
 def test_an_error_in_making_batches_ends_the_run_and_the_thread(tmp_path):

@@ -127,7 +127,8 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.events is not None:
-            self.events.close()
+            with suppress(OSError):
+                self.events.close()
 
     def advance(self, loss: float) -> None:
         """One update done."""
@@ -144,11 +145,17 @@ class Log:
         if alarms:
             line["alarms"] = alarms
         _append(self.path, _as_text(line))
-        if self.events is not None:
-            with suppress(OSError):  # a full disk; the log has said so
-                for name, value in rounded.items():
-                    self.events.add_scalar(name, value, self.step)
+        self._draw(rounded)
         self.progress.report(line)
+
+    def _draw(self, values: dict[str, float]) -> None:
+        """TensorBoard events; none any more after a full disk, which ends TensorBoard's writer."""
+        try:
+            for name, value in values.items() if self.events is not None else ():
+                self.events.add_scalar(name, value, self.step)
+        except OSError as error:
+            self.events = None
+            warnings.warn(f"{self.path.parent}: no more TensorBoard events ({error.strerror})", stacklevel=3)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

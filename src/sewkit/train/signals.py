@@ -21,7 +21,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
-                self._before[number] = signal.signal(number, self._note)
+                self._before[number] = signal.signal(number, self._note) or signal.SIG_DFL
             except ValueError:  # not in the main thread: whoever runs us there handles signals
                 break
         return self
