@@ -69,9 +69,8 @@ def align_words(
 ) -> tuple[list[AlignedWord], float]:
     """When each word of the reference was spoken, and the path's mean log posterior a frame.
 
-    With `snap` edges are those of the sound; the characters of a word part
-    half-way between their frames and fill it. Without, words and characters have the path's frames and nothing else.
-    Raises AlignmentError.
+    With `snap` edges are those of the sound; the characters of a word part half-way between their frames and fill it.
+    Without, words and characters have the path's frames and nothing else. Raises AlignmentError.
     """
     path = _path(evidence.log_probs, reference.labels, seconds_per_frame)
     labels = np.where(path < 0, 0, reference.labels[path])
