@@ -24,8 +24,11 @@ from sewkit.checkpoint import LoadedModel, load_model, save_model
 from sewkit.classification import Classification, PooledScores, rank
 from sewkit.compute import Compute, operating_points, resolve
 from sewkit.config import ModelConfig
-from sewkit.decode import FrameLabels, FrameTiming, best_labels, decode_words
+from sewkit.decode import BeamSearch, Decoder, FrameTiming, FusionWeights, GreedySearch, Pruning, decode_words
 from sewkit.decode.align import AlignmentError, Evidence, align_words
+from sewkit.decode.decoder import DecodingState
+from sewkit.decode.lm import LanguageModel
+from sewkit.decode.lm.folder import find_lm
 from sewkit.decode.spelling import Reference, spell
 from sewkit.errors import UserError
 from sewkit.lengths import hop_samples, informed_length, min_samples, num_frames, receptive_field
@@ -53,13 +56,15 @@ def load(
     runtime: str = "auto",
     threads: int | None = None,
     architecture: str | os.PathLike[str] | None = None,
+    lm: str | os.PathLike[str] | None = None,
 ) -> Recognizer:
     """A model ready to use.
 
     source: hub id, folder in transformers' layout, original `.pt` file, or a bundled model's name (the default one
     works offline). device: "cpu", "cuda", "cuda:1", "mps"; None takes a GPU where there is one. dtype: "float32",
     "bfloat16" or "float16". runtime: "auto" or "torch". threads: CPU threads for this process. architecture: for
-    original fine-tuned files that lack theirs, a name in `sewkit.PUBLISHED` or a file.
+    original fine-tuned files that lack theirs, a name in `sewkit.PUBLISHED` or a file. lm: an n-gram language model of
+    words, an ARPA file or a KenLM binary; None takes the one in the model's folder, if there is one.
 
     Raises UserError (a ValueError) if the model can't be found, read or run here.
     """
@@ -74,7 +79,12 @@ def load(
     where = pick_device(device)
     loaded = load_model(source, architecture)
     batch_seconds = CPU_BATCH_SECONDS if where.type == "cpu" else GPU_BATCH_SECONDS
-    return Recognizer(loaded, TorchRuntime(loaded.model, where, DTYPES[dtype]), str(source), batch_seconds)
+    asr = Recognizer(loaded, TorchRuntime(loaded.model, where, DTYPES[dtype]), str(source), batch_seconds)
+    if lm is not None:
+        asr.decoder = asr.beam_search(lm)
+    elif loaded.alphabet is not None and (stored := find_lm(source)) is not None:
+        asr.decoder = BeamSearch(loaded.alphabet, lm=stored.path, weights=stored.weights, words=stored.words)
+    return asr
 
 
 class Recognizer:
@@ -85,6 +95,8 @@ class Recognizer:
         self.runtime = runtime
         self.name = name
         self.batch_seconds = batch_seconds
+        self.decoder: Decoder = GreedySearch()
+        """What `transcribe` uses unless it is handed another."""
 
     @property
     def config(self) -> ModelConfig:
@@ -96,24 +108,48 @@ class Recognizer:
         """The operating points this model can run at, cheapest first."""
         return operating_points(self.config)
 
+    def beam_search(
+        self,
+        lm: LanguageModel | str | os.PathLike[str] | None = None,
+        *,
+        weights: FusionWeights | None = None,
+        hotwords: Mapping[str, float] | Iterable[str] = (),
+        pruning: Pruning | None = None,
+    ) -> BeamSearch:
+        """A search over this model's letters, to hand to `transcribe` or to keep as `decoder`.
+
+        lm: as in `load`; None takes the language model of the present decoder, with its weights and words. hotwords:
+        words or phrases to favour, a dict with natural-log weights or a list. Raises UserError, see `BeamSearch`.
+        """
+        if self.loaded.alphabet is None:
+            raise UserError(f"{self.name} {self._why_no_text()}")
+        words = None
+        if lm is None and isinstance(self.decoder, BeamSearch):
+            lm, words = self.decoder.lm, self.decoder.words
+            weights = weights or self.decoder.weights
+        return BeamSearch(self.loaded.alphabet, lm=lm, weights=weights, hotwords=hotwords, words=words, pruning=pruning)
+
     def transcribe(
         self,
         source: AudioSource,
         *,
         compute: Compute | None = None,
+        decoder: Decoder | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Transcript:
         """Transcribe one recording of any length: path, bytes, file object, or float32 array at 16 kHz.
 
-        `on_progress` is called with the seconds of sound done since its last call. Raises AudioError.
+        `decoder` takes the place of the recognizer's own, see `beam_search`. `on_progress` is called with the seconds
+        of sound done since its last call. Raises AudioError.
         """
-        return next(self.transcribe_batch([source], compute=compute, on_progress=on_progress))
+        return next(self.transcribe_batch([source], compute=compute, decoder=decoder, on_progress=on_progress))
 
     def transcribe_batch(
         self,
         sources: Iterable[AudioSource],
         *,
         compute: Compute | None = None,
+        decoder: Decoder | None = None,
         on_progress: Callable[[float], None] | None = None,
         on_error: Callable[[AudioError], None] | None = None,
     ) -> Iterator[Transcript]:
@@ -122,7 +158,7 @@ class Recognizer:
         A recording that can't be read is handed to `on_error` and left out; without `on_error` its AudioError is
         raised after the recordings before it.
         """
-        task = self._transcription(resolve(self.config, compute))
+        task = self._transcription(resolve(self.config, compute), decoder or self.decoder)
         outcomes = self._outcomes(sources, task, on_progress)
         yield from _delivered(outcomes, on_error)
 
@@ -234,17 +270,20 @@ class Recognizer:
     def _batch_samples(self) -> int:
         return int(self.batch_seconds * SAMPLE_RATE)
 
-    def _transcription(self, compute: Compute) -> _Task[FrameLabels, Transcript]:
+    def _transcription(self, compute: Compute, decoder: Decoder) -> _Task[_InOrder, Transcript]:
         alphabet, layers = self.loaded.alphabet, self.config.conv_layers
         if alphabet is None:
             raise UserError(f"{self.name} {self._why_no_text()}")
         timing = FrameTiming(hop_samples(layers), receptive_field(layers), SAMPLE_RATE)
 
-        def keep(piece: _Piece[FrameLabels], logits: np.ndarray) -> FrameLabels:
-            return best_labels(logits[self._decoded_frames(piece.chunk, compute)])
+        def keep(piece: _Piece[_InOrder], logits: np.ndarray) -> _InOrder:
+            begun = next((kept for kept in piece.recording.kept if kept is not None), None)
+            stream = begun or _InOrder(decoder.start())
+            stream.take(piece.index, logits[self._decoded_frames(piece.chunk, compute)])
+            return stream
 
-        def finish(recording: _Recording[FrameLabels]) -> Transcript:
-            words = decode_words(FrameLabels.concatenate(recording.pieces()), alphabet, timing)
+        def finish(recording: _Recording[_InOrder]) -> Transcript:
+            words = decode_words(recording.pieces()[0].state.labels(), alphabet, timing)
             text = " ".join(word.text for word in words)
             return Transcript(text, words, segment_words(words), recording.seconds, compute, recording.name)
 
@@ -416,6 +455,22 @@ class _Recording(Generic[Kept]):
     @property
     def seconds(self) -> float:
         return self.num_samples / SAMPLE_RATE
+
+
+class _InOrder:
+    """Hands the logits of a recording's chunks, which come in any order, to its decoding in the order of the sound."""
+
+    def __init__(self, state: DecodingState):
+        self.state = state
+        self._waiting: dict[int, np.ndarray] = {}
+        self._next = 0
+
+    def take(self, index: int, logits: np.ndarray) -> None:
+        """Those of the chunk with number `index`; decoded now, or when the chunks before it have come."""
+        self._waiting[index] = logits
+        while self._next in self._waiting:
+            self.state.feed(self._waiting.pop(self._next))
+            self._next += 1
 
 
 @dataclass(frozen=True)

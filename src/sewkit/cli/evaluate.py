@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sewkit.cli.decoding import Alpha, Beam, Beta, Hotword, LanguageModelFile, choose_decoder
 from sewkit.cli.options import BUNDLED, Device, Json, Threads, print_json
+
+if TYPE_CHECKING:
+    from sewkit.recognizer import Recognizer
 
 
 def evaluate(
@@ -26,6 +30,18 @@ def evaluate(
         Path | None,
         typer.Option(help="For a classifier and one manifest: draw the confusion matrix into this PNG file."),
     ] = None,
+    lm: LanguageModelFile = None,
+    hotword: Hotword = None,
+    beam: Beam = None,
+    alpha: Alpha = None,
+    beta: Beta = None,
+    tune_lm: Annotated[
+        bool,
+        typer.Option(
+            "--tune-lm",
+            help="Find alpha and beta on these manifests, and store them and the --lm in the model's folder.",
+        ),
+    ] = False,
     device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -33,6 +49,8 @@ def evaluate(
     """Measure the word error rate, with its 95 % bootstrap interval over recordings, one line a manifest.
 
     Of a model with a classification head: accuracy with its 95 % Wilson interval, macro F1, and recall of each class.
+
+    --tune-lm tries a grid of weights instead, on manifests that must not be the ones to report.
 
     Example:  sewkit evaluate recipes/bundled/test-*.jsonl --data-root data
     """
@@ -46,6 +64,11 @@ def evaluate(
         raise UserError(f"--label-column and --confusion are for classifiers; {model} has no classification head")
     if confusion and len(manifests) > 1:
         raise UserError(f"--confusion draws one manifest, found {len(manifests)}; evaluate them one by one")
+    if tune_lm:
+        _tune(asr, model, lm, beam, manifests, split, data_root, as_json)
+        return
+    if not classifies:
+        choose_decoder(asr, lm, hotword, beam, alpha, beta)
     result: Evaluation | ClassEvaluation
     for manifest in manifests:
         if classifies:
@@ -55,3 +78,45 @@ def evaluate(
         else:
             result = evaluate_manifest(asr, manifest, split=split, data_root=data_root)
         print_json(result.to_dict()) if as_json else typer.echo(str(result))
+
+
+def _tune(
+    asr: Recognizer,
+    model: str,
+    lm: Path | None,
+    beam: int | None,
+    manifests: list[Path],
+    split: str | None,
+    data_root: Path | None,
+    as_json: bool,
+) -> None:
+    from sewkit.cli.progress import counted
+    from sewkit.data.manifest import read_manifest
+    from sewkit.decode import BeamSearch
+    from sewkit.decode.lm.folder import find_lm, store_lm
+    from sewkit.errors import UserError
+    from sewkit.evaluate.tuning import ALPHAS, BETAS, tune_lm
+
+    stored = find_lm(model)
+    path = lm or (stored and stored.path)
+    if path is None:
+        raise UserError("--tune-lm needs a language model: give one with --lm")
+    if not (Path(model).expanduser() / "config.json").is_file():
+        raise UserError(
+            f"--tune-lm stores the weights in the model's folder; {model} is none, make one: sewkit convert"
+        )
+    choose_decoder(asr, lm, None, beam)
+    assert isinstance(asr.decoder, BeamSearch)
+    utterances = [row for manifest in manifests for row in read_manifest(manifest, split, data_root)]
+    with counted("tuning", "pairs of weights", len(ALPHAS) * len(BETAS)) as advance:
+        tuning = tune_lm(asr, asr.decoder, utterances, on_progress=advance)
+    folder = store_lm(model, path, tuning.weights, asr.decoder.symbols.alphabet)
+    if as_json:
+        print_json(tuning.to_dict())
+        return
+    typer.echo(tuning.table())
+    best = min(trial.wer for trial in tuning.trials)
+    typer.echo(
+        f"best: alpha {tuning.weights.alpha:g}, beta {tuning.weights.beta:g}, WER {best:.1%}; "
+        f"greedy {tuning.greedy_wer:.1%}; stored in {folder}"
+    )

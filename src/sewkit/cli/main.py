@@ -15,6 +15,8 @@ from sewkit.cli.doctor import doctor
 from sewkit.cli.evaluate import evaluate
 from sewkit.cli.finetune import finetune
 from sewkit.cli.info import info
+from sewkit.cli.lm import lm
+from sewkit.cli.matrix import matrix
 from sewkit.cli.pretrain import pretrain
 from sewkit.cli.transcribe import transcribe
 from sewkit.errors import UserError
@@ -44,9 +46,10 @@ def _options(
     pass
 
 
-for verb in (transcribe, align, classify, info, convert, pretrain, finetune, evaluate, bench, doctor):
+for verb in (transcribe, align, classify, info, convert, pretrain, finetune, matrix, evaluate, bench, doctor):
     app.command(verb.__name__)(verb)
 app.add_typer(data, name="data")
+app.add_typer(lm, name="lm")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sewkit.cli.decoding import Alpha, Beam, Beta, Hotword, LanguageModelFile, choose_decoder
 from sewkit.cli.options import (
     BUNDLED,
     Architecture,
@@ -22,6 +23,11 @@ def transcribe(
     model: Model = BUNDLED,
     output_format: OutputFormat = None,
     output_dir: OutputDir = None,
+    lm: LanguageModelFile = None,
+    hotword: Hotword = None,
+    beam: Beam = None,
+    alpha: Alpha = None,
+    beta: Beta = None,
     device: Device = None,
     dtype: Dtype = "float32",
     threads: Threads = None,
@@ -34,6 +40,9 @@ def transcribe(
     Text goes to standard output; with --output-format or --output-dir files are written instead. A bad recording gets
     one line on standard error, the others are still done, and the exit status is 1.
 
+    --lm, --hotword and --beam decode by beam search instead of greedily, and so does a model with a language model in
+    its folder.
+
     Example:  sewkit transcribe calls/ talk.mp3 --model asapp/sew-d-tiny-100k-ft-ls100h -f srt -o subtitles
     """
     from sewkit.cli.output import Output
@@ -45,5 +54,6 @@ def transcribe(
     output.expect(recordings.paths)
     asr = load(model, device=device, dtype=dtype, threads=threads, architecture=architecture)
     asr.batch_seconds = batch_seconds or asr.batch_seconds
+    choose_decoder(asr, lm, hotword, beam, alpha, beta)
     for transcript in recordings.run(asr.transcribe_batch, "transcribing"):
         output.give(transcript, transcript.text)

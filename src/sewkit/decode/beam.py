@@ -106,7 +106,7 @@ class BeamSearch:
         self.lm = load_lm(lm) if isinstance(lm, str | os.PathLike) else lm
         if not self.symbols.has_gap and (self.lm or words or len(self.hotwords) > 1):
             raise UserError("this model's alphabet has no mark between words: no language model, no hotwords")
-        self._words = words
+        self.words = words
         self.scorer = WordScorer(self.symbols, self.lm, weights or FusionWeights(), words, self.hotwords.words)
 
     def with_weights(self, weights: FusionWeights) -> BeamSearch:
@@ -115,6 +115,11 @@ class BeamSearch:
         other.__dict__.update(self.__dict__)
         other.scorer = self.scorer.with_weights(weights)
         return other
+
+    @property
+    def weights(self) -> FusionWeights:
+        """Of the language model."""
+        return self.scorer.weights
 
     def decode(self, logits: np.ndarray, n: int = 1) -> list[Hypothesis]:
         """(T, V) logits of one recording -> its n best texts, best first; fewer if fewer are left in the beam."""
@@ -152,7 +157,7 @@ class BeamState:
         self._settled_columns: list[int] = []
         self._settled_labels: list[FrameLabels] = []
 
-    # ---- the three things to do with it
+    # ---- what to do with it
 
     def feed(self, logits: np.ndarray) -> None:
         """Take the next (T, V) logits. Raises UserError for another V or numbers that are not finite."""
@@ -193,6 +198,10 @@ class BeamState:
             else one
             for rank, one in enumerate(ranked)
         ]
+
+    def labels(self) -> FrameLabels:
+        """Labels of all frames fed, within the best text."""
+        return self.finish()[0].labels
 
     # ---- one frame
 

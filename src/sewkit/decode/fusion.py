@@ -8,6 +8,7 @@ taken back when the word is complete. A word that the model does not know gets P
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,12 @@ class FusionWeights:
             raise UserError(f"alpha is {self.alpha} and beta {self.beta}; expected finite numbers, alpha not below 0")
         if not self.unk_score_offset <= 0:
             raise UserError(f"unk_score_offset is {self.unk_score_offset}; expected 0 or less")
+
+    def replace(self, *, alpha: float | None = None, beta: float | None = None) -> FusionWeights:
+        """The same but for what is given."""
+        return dataclasses.replace(
+            self, alpha=self.alpha if alpha is None else alpha, beta=self.beta if beta is None else beta
+        )
 
 
 class AnyWord:

@@ -68,6 +68,29 @@ def decode_words(labels: FrameLabels, alphabet: Alphabet, timing: FrameTiming) -
     return words
 
 
+class GreedySearch:
+    """The decoder that takes the best label of each frame."""
+
+    def start(self) -> GreedyState:
+        """Begin a recording that comes in pieces."""
+        return GreedyState()
+
+
+class GreedyState:
+    """The labels of one recording so far."""
+
+    def __init__(self) -> None:
+        self._pieces: list[FrameLabels] = []
+
+    def feed(self, logits: np.ndarray) -> None:
+        """Take the next (T, V) logits."""
+        self._pieces.append(best_labels(logits))
+
+    def labels(self) -> FrameLabels:
+        """Labels of all frames fed."""
+        return FrameLabels.concatenate(self._pieces)
+
+
 class _Letter(NamedTuple):
     token: str
     first_frame: int
