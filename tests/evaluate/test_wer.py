@@ -8,18 +8,18 @@ from sewkit.evaluate.wer import wer_with_interval, word_errors
 
 def test_counts_of_each_kind():
     (counts,) = word_errors(["ONE TWO THREE FOUR"], ["ONE TOO THREE FOUR FIVE"])
-    assert (counts.substitutions, counts.deletions, counts.insertions, counts.num_words) == (1, 0, 1, 4)
+    assert (counts.substitutions, counts.deletions, counts.insertions, counts.num_units) == (1, 0, 1, 4)
     assert counts.errors == 2
 
 
 def test_words_where_there_are_none_are_insertions():
     (counts,) = word_errors([""], ["YES NO"])
-    assert (counts.errors, counts.num_words) == (2, 0)
+    assert (counts.errors, counts.num_units) == (2, 0)
 
 
 def test_an_empty_answer_is_deletions():
     (counts,) = word_errors(["YES NO"], [""])
-    assert (counts.deletions, counts.num_words) == (2, 2)
+    assert (counts.deletions, counts.num_units) == (2, 2)
 
 
 def test_lengths_must_agree():
