@@ -199,7 +199,7 @@ def load_recipe(kind: type[RecipeKind], path: Path, overrides: list[str] | tuple
     try:
         return kind(**{"folder": path.parent, **values})
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_in_one_line(error)}") from error
+        raise RecipeError(f"{path}: {in_one_line(error)}") from error
 
 
 def to_yaml(recipe: RunRecipe) -> str:
@@ -273,5 +273,6 @@ def _number_or_yaml(text: str) -> Any:
         return yaml.safe_load(text)
 
 
-def _in_one_line(error: ValidationError) -> str:
+def in_one_line(error: ValidationError) -> str:
+    """Where and what, for a message."""
     return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}" for item in error.errors())

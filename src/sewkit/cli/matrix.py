@@ -1,0 +1,59 @@
+"""`sewkit matrix`: a matrix of experiments from one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sewkit.cli.options import Json, print_json
+
+if TYPE_CHECKING:
+    from sewkit.train.matrix import Matrix
+
+
+def matrix(
+    file: Annotated[Path, typer.Argument(help="A YAML file: experiments, their arms, seeds, and what follows what.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run nothing: say what is done, and show the table so far.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run pre-trainings and fine-tunings cell by cell, over arms and seeds; then print means over seeds.
+
+    Finished cells have a JSON file and are skipped. Ctrl-C saves the one that runs; the same command goes on.
+
+    Example:  sewkit matrix recipes/small/matrix-heads.yaml
+    """
+    from sewkit.bench.timing import environment
+    from sewkit.train.matrix import cells_of, load_matrix, result_of, run_matrix, table_of
+
+    whole = load_matrix(file)
+    failed: dict[str, str] = {}
+    if dry_run:
+        for cell in cells_of(whole):
+            started = (whole.output / cell.name / "recipe.yaml").exists()
+            state = "done" if result_of(whole, cell) else "half done" if started else "to do"
+            typer.echo(f"{state:<9}  {cell.name}", err=True)
+    else:
+        failed = run_matrix(whole, environment(), lambda line: typer.echo(line, err=True))
+    if as_json:
+        rows = {row: {name: vars(mean) for name, mean in means.items()} for row, means in table_of(whole).items()}
+        print_json({"rows": rows, "failed": failed})
+    else:
+        _print_table(whole)
+    for name, reason in failed.items():
+        typer.echo(f"sewkit: {name}: {reason}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_table(whole: Matrix) -> None:
+    """One line a figure: rows differ in what is measured of them."""
+    from sewkit.train.matrix import table_of
+
+    for row, means in table_of(whole).items():
+        for name, mean in means.items():
+            seeds = f"{mean.num_seeds} seed" + ("s" if mean.num_seeds > 1 else "")
+            typer.echo(f"{row:<32}  {name:<40}  {mean!s:<20}  {seeds}")

@@ -1,0 +1,202 @@
+"""A matrix of experiments: its cells, what is skipped and resumed, and what each leaves."""
+
+import json
+
+import pytest
+import soundfile
+import yaml
+from toy_recipes import MODEL, write_rows
+from typer.testing import CliRunner
+
+from sewkit.cli.main import app
+from sewkit.errors import UserError
+from sewkit.testing import synthetic_speech
+from sewkit.train import matrix as module
+from sewkit.train.loop import Settings
+from sewkit.train.matrix import cells_of, load_matrix, mean_over_seeds, recipe_of, result_of, run_matrix, table_of
+from sewkit.train.recipe import RecipeError
+from sewkit.train.signals import Stopped
+
+SHARED = {"train": [{"manifest": "manifest.jsonl"}], "dev": [{"name": "own", "manifest": "manifest.jsonl"}]}
+SCHEDULE = {"learning_rate": 1e-3}
+PRETRAIN = {
+    **SHARED,
+    "model": MODEL,
+    "updates": 2,
+    "schedule": SCHEDULE,
+    "batch_seconds": 2,
+    "crop": {"min_seconds": 0.3},
+    "contrastive": {"mlp_size": 8, "entries": 8, "vq_dim": 8, "final_dim": 8, "num_negatives": 5},
+    "log_every": 1,
+}
+STAGE = {"name": "ctc", "objective": "ctc", "schedule": SCHEDULE, "utterances": 2, "batch_seconds": 4.0}
+EXPERIMENTS = [
+    {
+        "name": "encoder",
+        "verb": "pretrain",
+        "recipe": "pretrain.yaml",
+        "arms": {"linear": {"contrastive.heads": "linear"}, "mlp": {"contrastive.heads": "mlp", "updates": 1}},
+    },
+    {
+        "name": "letters",
+        "verb": "finetune",
+        "recipe": "finetune.yaml",
+        "after": "encoder",
+        "set": {"stages.0.utterances": 1},
+        "test": [{"name": "own", "manifest": "manifest.jsonl", "split": "test"}],
+    },
+]
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """They take longer than the training."""
+    monkeypatch.setattr("sewkit.train.summary.write_report", lambda folder: None)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = []
+    for number in range(6):
+        soundfile.write(tmp_path / f"{number}.wav", synthetic_speech(8000, seed=number), 16_000)
+        row = {"audio": f"{number}.wav", "text": "YES", "speaker": "x", "duration": 0.5}
+        rows.append({**row, "split": ("train", "train", "train", "train", "dev", "test")[number]})
+    write_rows(tmp_path, rows)
+    for name, values in (("pretrain", PRETRAIN), ("finetune", {**SHARED, "model": MODEL, "stages": [STAGE]})):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"data_root": str(tmp_path), **values}))
+    return tmp_path
+
+
+def matrix_of(folder, experiments=EXPERIMENTS, **changes):
+    values = {"output": str(folder / "runs"), "results": str(folder / "results"), "experiments": experiments, **changes}
+    path = folder / "matrix.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return load_matrix(path)
+
+
+def names(matrix):
+    return [cell.name for cell in cells_of(matrix)]
+
+
+def refuse(*arguments, **named):
+    raise AssertionError("nothing is to be trained")
+
+
+def test_cells_are_the_product_of_arms_seeds_and_what_comes_before(folder):
+    first, second = EXPERIMENTS
+    assert names(matrix_of(folder, seeds=[1, 2])) == [
+        *("encoder-linear-seed1", "encoder-linear-seed2", "encoder-mlp-seed1", "encoder-mlp-seed2"),
+        *("letters-linear-seed1", "letters-linear-seed2", "letters-mlp-seed1", "letters-mlp-seed2"),
+    ]
+    second = {**second, "seeds": [5, 6], "arms": {"short": {}, "long": {"stages.0.utterances": 9}}}
+    assert names(matrix_of(folder, [{**first, "arms": {"": {}}}, second])) == [
+        "encoder-seed0",
+        *("letters-short-seed0-5", "letters-short-seed0-6", "letters-long-seed0-5", "letters-long-seed0-6"),
+    ]
+
+
+def test_a_cells_recipe_has_all_changes_and_starts_from_the_cell_before(folder):
+    matrix = matrix_of(folder, seeds=[4])
+    recipes = {cell.name: recipe_of(matrix, cell) for cell in cells_of(matrix)}
+    assert recipes["encoder-mlp-seed4"].contrastive.heads == "mlp"
+    assert recipes["encoder-mlp-seed4"].updates == 1
+    letters = recipes["letters-linear-seed4"]
+    assert letters.init == folder / "runs" / "encoder-linear-seed4" / "model"
+    assert (letters.seed, letters.stages[0].num_updates, letters.model) == (4, 1, None)
+
+
+def test_a_matrix_runs_leaves_a_json_a_cell_and_runs_no_cell_twice(folder, monkeypatch):
+    matrix, said = matrix_of(folder), []
+    assert run_matrix(matrix, {"cpu": "x"}, said.append) == {}
+    assert [line.split(", ")[0] for line in said] == [f"[{n + 1}/4] {name}" for n, name in enumerate(names(matrix))]
+    facts = json.loads((folder / "results" / "letters-mlp-seed0.json").read_text())
+    assert (facts["after"], facts["updates"], facts["hardware"]) == ("encoder-mlp-seed0", 0, {"cpu": "x"})
+    assert facts["evaluated"].keys() == {"own dev", "own test"}
+    wer = facts["evaluated"]["own test"]["wer"]
+    assert wer["low"] <= wer["rate"] <= wer["high"]
+    assert facts["evaluated"]["own test"]["cer"]["num_units"] == 3
+    facts = json.loads((folder / "results" / "encoder-linear-seed0.json").read_text())
+    assert facts["updates"] == 2
+    assert 0 <= facts["measured"]["accuracy_own"] <= 1
+    assert facts["seconds"] > 0
+    assert table_of(matrix)["letters linear"]["wer own test"].num_seeds == 1
+
+    monkeypatch.setattr(module, "run_cell", refuse)
+    assert run_matrix(matrix, {}, said.append) == {}
+    (folder / "results" / "letters-mlp-seed0.json").unlink()
+    with pytest.raises(AssertionError, match="nothing is to be trained"):
+        run_matrix(matrix, {}, said.append)
+
+
+def test_a_result_of_other_settings_is_refused_and_so_is_a_run(folder):
+    experiments = [{**EXPERIMENTS[0], "arms": {"": {}}}]
+    matrix = matrix_of(folder, experiments)
+    run_matrix(matrix, {}, print)
+    (cell,) = cells_of(matrix)
+    changed = matrix_of(folder, [{**experiments[0], "set": {"schedule.learning_rate": 2e-3}}])
+    with pytest.raises(UserError, match=r"encoder-seed0\.json: is of other settings"):
+        result_of(changed, cells_of(changed)[0])
+    (folder / "results" / "encoder-seed0.json").unlink()
+    assert list(run_matrix(changed, {}, print)) == ["encoder-seed0"]
+    elsewhere = matrix_of(folder, experiments, output=str(folder / "elsewhere"))
+    assert module.fingerprint(matrix, cell) == module.fingerprint(elsewhere, cells_of(elsewhere)[0])
+
+
+def test_a_stopped_cell_goes_on(folder, monkeypatch):
+    matrix = matrix_of(folder, [{**EXPERIMENTS[0], "arms": {"": {"updates": 4}}}])
+    settings = module.pretrain.loop_settings
+
+    def stop_halfway(recipe, output, device, stop_after) -> Settings:
+        return settings(recipe, output, device, 2)
+
+    monkeypatch.setattr(module.pretrain, "loop_settings", stop_halfway)
+    monkeypatch.setattr(module, "describe", lambda *arguments: (_ for _ in ()).throw(Stopped("stopped")))
+    with pytest.raises(Stopped):
+        run_matrix(matrix, {}, print)
+    monkeypatch.undo()
+    monkeypatch.setattr("sewkit.train.summary.write_report", lambda folder: None)
+    assert run_matrix(matrix, {}, print) == {}
+    (cell,) = cells_of(matrix)
+    assert result_of(matrix, cell)["updates"] == 4
+    steps = [json.loads(line)["step"] for line in (folder / "runs" / cell.name / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 4]
+
+
+def test_a_cell_that_fails_stops_only_what_starts_from_it(folder):
+    experiments = [{**EXPERIMENTS[0], "arms": {"bad": {"crop.min_seconds": 9}, "good": {}}}, EXPERIMENTS[1]]
+    failed = run_matrix(matrix_of(folder, experiments), {}, print)
+    assert failed.keys() == {"encoder-bad-seed0", "letters-bad-seed0"}
+    assert "lower min_seconds" in failed["encoder-bad-seed0"]
+    assert {path.stem for path in (folder / "results").iterdir()} == {"encoder-good-seed0", "letters-good-seed0"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"after": "nothing"}, "after 'nothing', which is no pre-training"),
+        ({"name": "encoder"}, "two experiments 'encoder'"),
+        ({"verb": "evaluate"}, r"experiments\.1\.verb"),
+    ],
+)
+def test_a_matrix_that_cannot_be_run_is_one_line(folder, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        matrix_of(folder, [EXPERIMENTS[0], {**EXPERIMENTS[1], **changes}])
+
+
+def test_the_mean_over_seeds_has_students_interval():
+    assert mean_over_seeds([0.5]).half_width is None
+    mean = mean_over_seeds([1.0, 2.0, 3.0])
+    assert (mean.value, mean.num_seeds) == (2.0, 3)
+    assert mean.half_width == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+
+
+def test_the_verb_says_what_is_to_do_and_prints_the_table(folder):
+    matrix_of(folder, [{**EXPERIMENTS[0], "arms": {"": {}}}], seeds=[1, 2])
+    path = str(folder / "matrix.yaml")
+    result = CliRunner().invoke(app, ["matrix", path, "--dry-run"])
+    assert result.output.splitlines() == ["to do      encoder-seed1", "to do      encoder-seed2"]
+    result = CliRunner().invoke(app, ["matrix", path, "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout.splitlines()[-1])["rows"]
+    assert rows["encoder"]["accuracy_own"]["num_seeds"] == 2
+    assert "2 seeds" in CliRunner().invoke(app, ["matrix", path, "--dry-run"]).stdout
