@@ -76,6 +76,8 @@ def loop_settings(recipe: RunRecipe, output: Path, device: torch.device, stop_af
         decay_all=recipe.decay_all,
         clip_norm=recipe.clip_norm,
         average_decay=recipe.average_decay,
+        compile=recipe.compile,
+        checkpoint_activations=recipe.checkpoint_activations,
         log_every=recipe.log_every,
         validate_every=recipe.validate_every,
         checkpoint_seconds=recipe.checkpoint_seconds,
