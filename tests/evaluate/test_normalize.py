@@ -127,7 +127,7 @@ def in_words(number: int) -> str:
             return f"{in_words(number // scale)} {name}{rest}"
     if number < 20:
         return names.split()[number]
-    return tens[number // 10] + (f" {small[number % 10]}" if number % 10 else "")
+    return tens[number // 10] + (f" {in_words(number % 10)}" if number % 10 else "")
 
 
 @given(st.integers(0, 10**12 - 1))
