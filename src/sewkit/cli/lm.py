@@ -32,7 +32,8 @@ def build(
     """Estimate an n-gram model from text: interpolated modified Kneser-Ney, equal to KenLM's lmplz to rounding.
 
     Write the text as the speech model writes words: its letters, any case, no punctuation or digits that it lacks.
-    All is counted in memory, see MEMORY; for corpora that do not fit use --lmplz, which counts on disk.
+    All is counted in memory, some 120 bytes a distinct n-gram; for text that does not fit there is --lmplz, which
+    counts on disk.
 
     Example:  sewkit lm build corpus.txt -o lm.arpa --order 4 --prune "0 0 1"
     """

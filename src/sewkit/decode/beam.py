@@ -30,6 +30,8 @@ from sewkit.text import Alphabet
 
 COMMIT_FRAMES = 500
 """So often, in frames of the recording, the words that all beams share are settled and their frames let go of."""
+LONGEST_WINDOW = 3000
+"""Frames that wait for all beams to share their words; after that the beams that disagree with the best are dropped."""
 IMPOSSIBLE = -1e300
 LEAST_LOG_PROB = -1e4
 """In alignment, which takes finite numbers only, of what has probability 0."""
@@ -162,8 +164,6 @@ class BeamState:
     def feed(self, logits: np.ndarray) -> None:
         """Take the next (T, V) logits. Raises UserError for another V or numbers that are not finite."""
         log_probs = self._symbols.log_probs(logits)
-        if np.isnan(log_probs).any():
-            raise UserError("logits hold NaN; expected finite scores")
         begin = 0
         while begin < len(log_probs):
             end = min(len(log_probs), begin + COMMIT_FRAMES - self._num_frames % COMMIT_FRAMES)
@@ -346,6 +346,8 @@ class BeamState:
 
     def _settle(self) -> None:
         """Settle the words that all beams share, and forget the frames that said them."""
+        if sum(map(len, self._window)) >= LONGEST_WINDOW:
+            self._drop_dissenters()
         prefixes = self._ints[_PREFIX].tolist()
         spelled = [self._tree.columns(prefix) for prefix in prefixes]
         shared = _shared_words(spelled)
@@ -353,6 +355,14 @@ class BeamState:
             is_all = all(len(one) == len(shared) for one in spelled)
             self._settle_words(shared, spelled[int(self._totals().argmax())], is_all)
         self._tree, self._ints[_PREFIX] = self._tree.rerooted(prefixes, len(shared))
+
+    def _drop_dissenters(self) -> None:
+        """Keep only beams that share the first half of the best one's symbols, up to a gap."""
+        spelled = [self._tree.columns(prefix) for prefix in self._ints[_PREFIX].tolist()]
+        best = spelled[int(self._totals().argmax())]
+        half = _up_to_gap(best[: len(best) // 2])
+        agreeing = [beam for beam, one in enumerate(spelled) if one[: len(half)] == half]
+        self._floats, self._ints = self._floats[:, agreeing], self._ints[:, agreeing]
 
     def _settle_words(self, shared: list[int], best: list[int], is_all: bool) -> None:
         """Keep the labels that the best path has up to the gap after the shared words, or of all frames."""
@@ -405,6 +415,12 @@ def _shared_words(spelled: list[list[int]]) -> list[int]:
     for one in spelled:
         same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(shared, one, strict=False))
         shared = [column for column, _ in same]
-    while shared and shared[-1] != GAP:
-        shared.pop()
-    return shared
+    return _up_to_gap(shared)
+
+
+def _up_to_gap(columns: list[int]) -> list[int]:
+    """Whole words only."""
+    end = len(columns)
+    while end and columns[end - 1] != GAP:
+        end -= 1
+    return columns[:end]

@@ -40,9 +40,11 @@ class Symbols:
         return bool(self._gaps)
 
     def log_probs(self, logits: np.ndarray) -> np.ndarray:
-        """(T, V) logits -> (T, C) float64 natural-log probabilities. Raises UserError for another V."""
+        """(T, V) logits -> (T, C) float64 natural-log probabilities. Raises UserError for another V, and for NaN."""
         if logits.ndim != 2 or logits.shape[1] != len(self.alphabet):
             raise UserError(f"logits of shape {logits.shape}; expected (frames, {len(self.alphabet)}), the alphabet's")
+        if len(logits) and not (logits.max(1) < np.inf).all():  # NaN is not below infinity either
+            raise UserError("logits hold NaN or infinity; expected finite scores")
         scores = logits.astype(np.float64)
         if len(scores):
             scores -= scores.max(1, keepdims=True)

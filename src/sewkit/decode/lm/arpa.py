@@ -184,7 +184,8 @@ class _Parser:
 
     def _add_words(self, words: tuple[bytes, ...], numbers: Sequence[int]) -> None:
         for word, number in zip(words, numbers, strict=True):
-            if self.ids.setdefault(word, len(self.ids)) != len(self.ids) - 1:
+            known = len(self.ids)
+            if self.ids.setdefault(word, known) != known:
                 self._fail(number, f"the word {word.decode('utf-8', 'replace')!r} stands twice among the 1-grams")
 
     def _floats(self, column: tuple[bytes, ...], numbers: Sequence[int], what: str) -> np.ndarray:
