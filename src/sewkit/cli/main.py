@@ -46,9 +46,10 @@ def _options(
     pass
 
 
-for verb in (transcribe, align, classify, info, convert, pretrain, finetune, matrix, evaluate, bench, doctor):
+for verb in (transcribe, align, classify, info, convert, pretrain, finetune, matrix, evaluate, doctor):
     app.command(verb.__name__)(verb)
 app.add_typer(data, name="data")
+app.add_typer(bench, name="bench")
 app.add_typer(lm, name="lm")
 
 
