@@ -154,6 +154,7 @@ class BeamState:
         root = [ROOT_PREFIX, GAP, 0, self._scorer.lexicon.root_row, self._hotwords.start, self._scorer.start, 0]
         self._ints = np.array(root)[:, None]
         self._place = np.full(len(search.symbols), -1)  # scratch: place of a symbol among those tried in a frame
+        self._after_silence = False  # whether no alignment ends in a symbol
         self._window: list[np.ndarray] = []  # log probabilities of the frames that are not settled
         self._num_frames = 0
         self._settled_columns: list[int] = []
@@ -210,9 +211,8 @@ class BeamState:
         tried[:, SILENCE] = False
         frames, columns = tried.nonzero()
         ends = frames.searchsorted(np.arange(len(log_probs)), side="right").tolist()
-        is_silent = (np.exp(log_probs[:, SILENCE]) >= self._pruning.silence_threshold).tolist()
         begin = 0
-        for frame, end, silent in zip(log_probs, ends, is_silent, strict=True):
+        for frame, end, silent in zip(log_probs, ends, self._is_silent(log_probs).tolist(), strict=True):
             if silent:
                 self._silence(frame[SILENCE])
             elif begin == end:
@@ -221,17 +221,24 @@ class BeamState:
                 self._step(frame, columns[begin:end])
             begin = end
 
+    def _is_silent(self, log_probs: np.ndarray) -> np.ndarray:
+        """(T, C) -> (T,) which frames are taken for certain silence."""
+        return np.exp(log_probs[:, SILENCE]) >= self._pruning.silence_threshold
+
     def _silence(self, log_prob: float) -> None:
         """A frame that can't be anything but silence."""
-        floats = self._floats
-        floats[_SILENT] = np.logaddexp(floats[_SILENT], floats[_VOICED]) + log_prob
-        floats[_VOICED] = -np.inf
+        if not self._after_silence:
+            self._floats[_SILENT] = np.logaddexp(self._floats[_SILENT], self._floats[_VOICED])
+            self._floats[_VOICED] = -np.inf
+            self._after_silence = True
+        self._floats[_SILENT] += log_prob
 
     def _stay(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Keep all prefixes as they are for one frame, (C,) log probabilities; gives their probabilities before it.
 
         Two rows (B,): of a new symbol, and of the last symbol once more, which is a new one only after silence.
         """
+        self._after_silence = False
         silent, voiced = self._floats[_SILENT], self._floats[_VOICED]
         last = self._ints[_LAST]
         total = np.logaddexp(silent, voiced)
@@ -381,9 +388,12 @@ class BeamState:
         log_probs = np.concatenate([np.zeros((0, len(self._symbols)), np.float32), *self._window])
         path = np.full(len(log_probs), -1, np.int32)
         if columns:
-            scores = np.maximum(log_probs, LEAST_LOG_PROB)
+            # Of a run of certain silence the first frame stands for all: most frames are such.
+            silent = self._is_silent(log_probs)
+            (telling,) = np.append(True, ~(silent[1:] & silent[:-1])).nonzero()
+            scores = np.maximum(log_probs[telling], LEAST_LOG_PROB)
             scores[:, SILENCE] = scores[:, [SILENCE, GAP]].max(1)
-            path = best_path(scores, np.array(columns), blank=SILENCE)
+            path[telling] = best_path(scores, np.array(columns), blank=SILENCE)
         said = np.array([*columns, SILENCE])[path]
         probabilities = np.exp(np.take_along_axis(log_probs, said[:, None], 1)[:, 0])
         return path, FrameLabels(self._symbols.label_ids[said], probabilities)
