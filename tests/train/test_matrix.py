@@ -1,6 +1,7 @@
 """A matrix of experiments: its cells, what is skipped and resumed, and what each leaves."""
 
 import json
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -70,7 +71,7 @@ def folder(tmp_path):
 def matrix_of(folder, experiments=EXPERIMENTS, **changes):
     values = {"output": str(folder / "runs"), "results": str(folder / "results"), "experiments": experiments, **changes}
     path = folder / "matrix.yaml"
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
     return load_matrix(path)
 
 
@@ -176,11 +177,22 @@ def test_a_cell_that_fails_stops_only_what_starts_from_it(folder):
         ({"after": "nothing"}, "after 'nothing', which is no pre-training"),
         ({"name": "encoder"}, "two experiments 'encoder'"),
         ({"verb": "evaluate"}, r"experiments\.1\.verb"),
+        ({"arms": {"a/b": {}}}, r"experiments\.1\.arms"),
+        ({"after": None, "name": "encoder-mlp"}, "two cells are called encoder-mlp-seed0"),
     ],
 )
 def test_a_matrix_that_cannot_be_run_is_one_line(folder, changes, message):
     with pytest.raises(RecipeError, match=message):
         matrix_of(folder, [EXPERIMENTS[0], {**EXPERIMENTS[1], **changes}])
+
+
+def test_the_matrix_that_comes_along_resolves():
+    matrix = load_matrix(Path(__file__).parents[2] / "recipes" / "small" / "matrix-heads.yaml")
+    recipes = {cell.name: recipe_of(matrix, cell) for cell in cells_of(matrix)}
+    assert len(recipes) == 9 + 9 + 3
+    assert recipes["encoder-w2v2-seed3"].model.family == "wav2vec2"
+    assert recipes["letters-w2v2-seed3"].init == Path("runs/small/heads/encoder-w2v2-seed3/model")
+    assert recipes["letters-scratch-seed1"].init is None
 
 
 def test_the_mean_over_seeds_has_students_interval():

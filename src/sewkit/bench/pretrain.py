@@ -207,7 +207,7 @@ def break_down(
                 "schedule": {"kind": "constant", "learning_rate": LEARNING_RATE},
                 "batch_seconds": rows * seconds * 1.1,  # groups leave some room
                 "device_seconds": rows * seconds * 1.1,
-                "crop": {"max_seconds": seconds},
+                "crop": {"min_seconds": seconds, "max_seconds": seconds},
                 "contrastive": {"heads": "linear" if name == BASE else "mlp"},
                 "device": device.type,
                 "precision": precision,

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -63,19 +63,22 @@ from sewkit.version import __version__
 ELSEWHERE = {"folder", "init", "data_root", "device", "threads"}
 """What of a recipe says where it runs, not what it computes."""
 
+Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+"""Of an experiment or an arm; names of files are made of it."""
+
 
 class Experiment(BaseModel):
     """Cells that differ in their arms, their seeds and what they come after."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: Name
     verb: Literal["pretrain", "finetune"]
     recipe: Path
     """Relative to the matrix's folder."""
     set: dict[str, Any] = {}
     """Changes to the recipe in every cell: {"schedule.learning_rate": 1e-3}."""
-    arms: dict[str, dict[str, Any]] = Field({"": {}}, min_length=1)
+    arms: dict[Name | Literal[""], dict[str, Any]] = Field({"": {}}, min_length=1)
     after: str | None = None
     seeds: tuple[int, ...] = ()
     test: tuple[DevSet, ...] = ()
@@ -107,6 +110,9 @@ class Matrix(BaseModel):
             if one.test and one.verb == "pretrain":
                 raise ValueError(f"{one.name}: test is for fine-tuned models; a pre-training measures its dev sets")
             earlier[one.name] = one
+        names = [cell.name for cell in cells_of(self)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two cells are called {min(twice)}; rename an experiment or an arm")
         return self
 
 
@@ -251,6 +257,7 @@ def describe(matrix: Matrix, cell: Cell, recipe: RunRecipe, output: Path) -> dic
     lines = [line for line in read_log(output / LOG_NAME) if "learning_rate" in line]
     return {
         "cell": cell.name,
+        "experiment": cell.experiment.name,
         "row": cell.row,
         "seeds": list(cell.seeds),
         "verb": cell.experiment.verb,
@@ -302,7 +309,7 @@ def time_left(cells: Iterable[Cell], results: dict[str, dict[str, Any] | None]) 
     total = 0.0
     for cell in cells:
         if results[cell.name] is None:
-            done = [r["seconds"] for name, r in results.items() if r and r["row"].split()[0] == cell.experiment.name]
+            done = [r["seconds"] for name, r in results.items() if r and r["experiment"] == cell.experiment.name]
             if not done:
                 return "unknown time"
             total += sum(done) / len(done)
