@@ -9,6 +9,18 @@ import typer
 
 from sewkit.cli.decoding import Alpha, Beam, Beta, Hotword, LanguageModelFile, choose_decoder
 from sewkit.cli.options import BUNDLED, Device, Json, Threads, print_json
+from sewkit.cli.reports import (
+    DataRoot,
+    Measured,
+    NormalizerName,
+    ReportFolder,
+    Resample,
+    Split,
+    report_folders,
+    show,
+    write,
+)
+from sewkit.errors import UserError
 
 if TYPE_CHECKING:
     from sewkit.recognizer import Recognizer
@@ -17,11 +29,14 @@ if TYPE_CHECKING:
 def evaluate(
     manifests: Annotated[list[Path], typer.Argument(help="JSON-lines manifests with audio and text (or labels).")],
     model: Annotated[str, typer.Option("--model", "-m", help="Hub id, folder, .pt file or bundled name.")] = BUNDLED,
-    split: Annotated[str | None, typer.Option(help="Only rows of this split.")] = None,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(help="Folder that the manifests' audio paths start from; default: each manifest's own."),
-    ] = None,
+    split: Split = None,
+    data_root: DataRoot = None,
+    normalizer: NormalizerName = None,
+    resample: Resample = None,
+    output: ReportFolder = None,
+    worst: Annotated[
+        int, typer.Option(min=0, help="Utterances with most errors to show in the report, beside a random sample.")
+    ] = 30,
     label_column: Annotated[
         str | None,
         typer.Option(help="For a classifier: column with the true class; default: the one it was trained on."),
@@ -46,38 +61,57 @@ def evaluate(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the word error rate, with its 95 % bootstrap interval over recordings, one line a manifest.
+    """Measure word and character error rates, with 95 % bootstrap intervals, and speed.
+
+    With --output, a report of each manifest: errors by kind, word, speaker and length, and the worst utterances to
+    listen to. A bad recording gets one line on standard error, the others are measured, and the exit status is 1.
 
     Of a model with a classification head: accuracy with its 95 % Wilson interval, macro F1, and recall of each class.
 
     --tune-lm tries a grid of weights instead, on manifests that must not be the ones to report.
 
-    Example:  sewkit evaluate recipes/bundled/test-*.jsonl --data-root data
+    Example:  sewkit evaluate recipes/bundled/test-*.jsonl --data-root data -o report
     """
-    from sewkit.errors import UserError
-    from sewkit.evaluate.manifest import ClassEvaluation, Evaluation, evaluate_classes, evaluate_manifest
+    from sewkit.evaluate.manifest import evaluate_classes
     from sewkit.recognizer import load
 
     asr = load(model, device=device, threads=threads)
     classifies = asr.config.num_labels is not None
     if not classifies and (label_column or confusion):
         raise UserError(f"--label-column and --confusion are for classifiers; {model} has no classification head")
+    if classifies and (output or normalizer or resample):
+        raise UserError(f"--output, --normalizer and --resample are for models that transcribe; {model} classifies")
     if confusion and len(manifests) > 1:
         raise UserError(f"--confusion draws one manifest, found {len(manifests)}; evaluate them one by one")
     if tune_lm:
         _tune(asr, model, lm, beam, manifests, split, data_root, as_json)
         return
-    if not classifies:
-        choose_decoder(asr, lm, hotword, beam, alpha, beta)
-    result: Evaluation | ClassEvaluation
-    for manifest in manifests:
-        if classifies:
+    if classifies:
+        for manifest in manifests:
             result = evaluate_classes(asr, manifest, label_column=label_column, split=split, data_root=data_root)
             if confusion:
                 result.confusion.draw(confusion)
-        else:
-            result = evaluate_manifest(asr, manifest, split=split, data_root=data_root)
-        print_json(result.to_dict()) if as_json else typer.echo(str(result))
+            print_json(result.to_dict()) if as_json else typer.echo(str(result))
+        return
+    choose_decoder(asr, lm, hotword, beam, alpha, beta)
+    measured = Measured(split, data_root, normalizer, resample)
+    with measured.status():
+        for manifest, folder in report_folders(manifests, output).items():
+            _measure(asr, manifest, measured, folder, worst, as_json)
+
+
+def _measure(
+    asr: Recognizer, manifest: Path, measured: Measured, folder: Path | None, worst: int, as_json: bool
+) -> None:
+    """Error rates of one manifest, shown and written."""
+    from sewkit.evaluate.clips import Clips
+    from sewkit.evaluate.report import evaluation_document
+
+    evaluation = measured.evaluate(asr, manifest)
+    facts = evaluation.to_dict() if as_json or folder else {}
+    print_json(facts) if as_json else show(str(evaluation), evaluation_document(evaluation, worst=0, sample=0))
+    if folder is not None:
+        write(folder, evaluation_document(evaluation, Clips(measured.rows(manifest)), worst=worst), facts)
 
 
 def _tune(
@@ -94,7 +128,6 @@ def _tune(
     from sewkit.data.manifest import read_manifest
     from sewkit.decode import BeamSearch
     from sewkit.decode.lm.folder import find_lm, store_lm
-    from sewkit.errors import UserError
     from sewkit.evaluate.tuning import ALPHAS, BETAS, tune_lm
 
     stored = find_lm(model)

@@ -9,6 +9,7 @@ import typer
 from sewkit.cli.align import align
 from sewkit.cli.bench import bench
 from sewkit.cli.classify import classify
+from sewkit.cli.compare import compare
 from sewkit.cli.convert import convert
 from sewkit.cli.data import data
 from sewkit.cli.doctor import doctor
@@ -46,7 +47,7 @@ def _options(
     pass
 
 
-for verb in (transcribe, align, classify, info, convert, pretrain, finetune, matrix, evaluate, doctor):
+for verb in (transcribe, align, classify, info, convert, pretrain, finetune, matrix, evaluate, compare, doctor):
     app.command(verb.__name__)(verb)
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")

@@ -54,16 +54,22 @@ class Clusters:
 
     @classmethod
     def choose(cls, speakers: Sequence[str], wanted: Resampled | None = None) -> Clusters:
-        """Speakers where every utterance has one ("" is none) and they are at least MIN_SPEAKERS, else utterances.
+        """Speakers where every utterance has one ("" is none), they are at least MIN_SPEAKERS and some speak twice.
 
-        `wanted` overrules the choice. Raises UserError where speakers are wanted and cannot be had.
+        Else utterances. `wanted` overrules the choice. Raises UserError where speakers are wanted and cannot be had.
         """
-        num_speakers = len(set(speakers))
-        is_known = "" not in speakers
-        if wanted == "speakers" or (wanted is None and is_known and num_speakers >= MIN_SPEAKERS):
+        num_speakers, num_utterances = len(set(speakers)), len(speakers)
+        if wanted == "speakers":
             return cls.of_speakers(speakers)
-        why = f"{num_speakers} speakers are too few to resample" if is_known else "not every speaker is known"
-        return cls.of_utterances(len(speakers), "" if wanted else f" ({why})")
+        if wanted == "utterances":
+            return cls.of_utterances(num_utterances)
+        if "" in speakers:
+            return cls.of_utterances(num_utterances, " (not every speaker is known)")
+        if num_speakers == num_utterances:
+            return cls.of_utterances(num_utterances, " (each names a speaker of its own)")
+        if num_speakers < MIN_SPEAKERS:
+            return cls.of_utterances(num_utterances, f" (too few speakers to resample: {num_speakers})")
+        return cls.of_speakers(speakers)
 
 
 def resampled_rates(

@@ -84,11 +84,11 @@ def _aligned(references: Sequence[str], hypotheses: Sequence[str], unit: Unit) -
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
     if not references:
         return []
-    process = {"word": jiwer.process_words, "character": jiwer.process_characters}[unit]
-    output = process([" ".join(text.split()) for text in references], [" ".join(text.split()) for text in hypotheses])
+    left, right = ([" ".join(text.split()) for text in texts] for texts in (references, hypotheses))
+    output = jiwer.process_words(left, right) if unit == "word" else jiwer.process_characters(left, right)
     return [
-        [(c.type, left[c.ref_start_idx : c.ref_end_idx], right[c.hyp_start_idx : c.hyp_end_idx]) for c in alignment]
-        for left, right, alignment in zip(output.references, output.hypotheses, output.alignments, strict=True)
+        [(c.type, ours[c.ref_start_idx : c.ref_end_idx], theirs[c.hyp_start_idx : c.hyp_end_idx]) for c in chunks]
+        for ours, theirs, chunks in zip(output.references, output.hypotheses, output.alignments, strict=True)
     ]
 
 
