@@ -1,14 +1,16 @@
 """Long recordings as overlapping chunks, and which frames of each chunk to keep.
 
-Chunks start at multiples of 12 hops, so that pooling windows of every squeeze factor from 1 to 4 fall on the same
-samples as in the whole recording. The kept stretches of neighbouring chunks meet exactly: stitched, they have the
-frames that the recording would have in one piece. Each kept frame has at least the margin of sound on either side.
+Chunks start at multiples of 12 hops, so that windows of every squeeze factor from 1 to 4 fall on the same samples as in
+the whole recording; where attention pools, at multiples that its windows fit too. The kept stretches of neighbouring
+chunks meet exactly: stitched, they have the frames that the recording would have in one piece. Each kept frame has at
+least the margin of sound on either side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from math import lcm
 
 import numpy as np
 
@@ -35,7 +37,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """Sizes in samples, multiples of 12 hops."""
+    """Sizes in samples, multiples of `aligned_hops`."""
 
     chunk: int
     margin: int
@@ -45,7 +47,7 @@ class ChunkPlan:
     def for_model(cls, config: ModelConfig) -> ChunkPlan:
         """The plan for a model's hop."""
         hop = hop_samples(config.conv_layers)
-        unit = hop * ALIGNMENT_HOPS
+        unit = hop * aligned_hops(config)
         chunk, margin = (
             max(1, int(seconds * SAMPLE_RATE) // unit) * unit for seconds in (CHUNK_SECONDS, MARGIN_SECONDS)
         )
@@ -54,6 +56,20 @@ class ChunkPlan:
     def without_overlap(self) -> ChunkPlan:
         """Chunks side by side, for what is averaged over a recording and needs no frame to be exact."""
         return replace(self, margin=0)
+
+
+def aligned_hops(config: ModelConfig) -> int:
+    """Hops of which all windows of a model are divisors, at any of its operating points; 12 for a fixed model.
+
+    Sets of factors and pools so odd that a margin has no such multiple are aligned for plain squeezing only.
+    """
+    pools = {
+        number
+        for pool in (*config.query_pools, *config.kv_pools)
+        for number in (pool if isinstance(pool, tuple) else (pool,))
+    }
+    hops = lcm(ALIGNMENT_HOPS, *(factor * pool for factor in config.squeeze_factors for pool in pools))
+    return hops if hops * hop_samples(config.conv_layers) <= MARGIN_SECONDS * SAMPLE_RATE else ALIGNMENT_HOPS
 
 
 def split(blocks: Iterable[np.ndarray], plan: ChunkPlan) -> Iterator[Chunk]:

@@ -16,6 +16,8 @@ Size = Annotated[int, Field(ge=1, le=2**16)]
 """A width, kernel, stride or count; bounded, so that a damaged file is refused before it asks for memory."""
 ConvLayer = tuple[Size, Size, Size]
 """(output channels, kernel in frames, stride in frames) of one convolution of the feature extractor."""
+Pool = Size | tuple[Size, ...]
+"""Frames pooled into one inside attention: in all layers alike, or layer by layer."""
 
 
 def wav2vec2_conv_layers(width: int = 512) -> tuple[ConvLayer, ...]:
@@ -61,8 +63,21 @@ class Masking(_Frozen):
     channel_length: int = Field(10, ge=1, description="channels of one span")
 
 
+class Stochastic(_Frozen):
+    """What a stochastic model can be run at (arXiv 2204.11934): any member of one set with any of the others."""
+
+    squeeze_factors: tuple[Size, ...] = (1, 2, 3, 4)
+    query_pools: tuple[Pool, ...] = (1, 2)
+    kv_pools: tuple[Pool, ...] = (1, 2)
+    position_unit: Size | None = None
+
+
 class ModelConfig(_Frozen):
-    """Everything needed to build a model; sizes in channels, kernels in frames."""
+    """Everything needed to build a model; sizes in channels, kernels in frames.
+
+    `squeeze_factor=2` is short for `squeeze_factors=(2,)`. A fixed model has one squeeze factor and one pool of each
+    kind; one with more is stochastic (arXiv 2204.11934), and `compute.operating_points` are all their combinations.
+    """
 
     family: Family
     conv_layers: tuple[ConvLayer, ...] = Field(min_length=1, max_length=100)
@@ -85,15 +100,34 @@ class ModelConfig(_Frozen):
     layer_norm_eps: float = Field(1e-5, gt=0)
     pos_conv_kernel: Size = 128
     pos_conv_groups: Size = 16
-    squeeze_factor: Size = Field(1, description="SEW section 4.3; wav2vec 2.0 does not squeeze")
+    squeeze_factors: tuple[Size, ...] = Field(
+        (1,), min_length=1, description="50 Hz frames in a squeezed one (SEW section 4.3); wav2vec 2.0 does not squeeze"
+    )
+    query_pools: tuple[Pool, ...] = Field((1,), min_length=1, description="squeezed frames in a query of attention")
+    kv_pools: tuple[Pool, ...] = Field((1,), min_length=1, description="squeezed frames in a key and value")
     position_buckets: Size = Field(256, ge=2, description="SEW-D: log buckets a side, the table has twice as many rows")
     max_positions: Size = Field(512, ge=4, description="SEW-D: distance at which the buckets saturate")
+    position_unit: Size | None = Field(
+        None,
+        description="SEW-D: 50 Hz frames in one step of relative position, the same for all squeeze factors; "
+        "None: a step is a squeezed frame of the factor that runs, as in every fixed SEW-D",
+    )
     vocab_size: Size | None = Field(None, description="outputs of the CTC head; None for none")
     num_labels: Size | None = Field(None, description="outputs of the classification head; None for none")
     classifier_size: Size = Field(256, description="width of the classification head's projector")
     weighted_layer_sum: bool = Field(False, description="classify from a learned mix of all layers")
     dropout: Dropout = Dropout()
     masking: Masking = Masking()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_squeeze_factor(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "squeeze_factor" not in values:
+            return values
+        if "squeeze_factors" in values:
+            raise ValueError("give squeeze_factor, which is short for squeeze_factors of one, or squeeze_factors")
+        others = {name: value for name, value in values.items() if name != "squeeze_factor"}
+        return {**others, "squeeze_factors": (values["squeeze_factor"],)}
 
     @model_validator(mode="before")
     @classmethod
@@ -115,8 +149,9 @@ class ModelConfig(_Frozen):
             raise ValueError(
                 f"features of width {self.feature_size} need a projection to hidden_size {self.hidden_size}"
             )
-        if self.family == "wav2vec2" and self.squeeze_factor != 1:
+        if self.family == "wav2vec2" and 1 not in self.squeeze_factors:
             raise ValueError("wav2vec 2.0 does not squeeze: squeeze_factor must be 1, or the family 'sew'")
+        self._check_sets()
         if self.family == "sew-d" and self.norm_first:
             raise ValueError("SEW-D has post-norm layers only: norm_first must be false")
         if self.family == "sew-d" and self.max_positions - 1 <= self.position_buckets // 2:
@@ -126,6 +161,25 @@ class ModelConfig(_Frozen):
         if self.vocab_size is not None and self.num_labels is not None:
             raise ValueError("a model has one head: give vocab_size (CTC) or num_labels (classification), not both")
         return self
+
+    def _check_sets(self) -> None:
+        for name in ("squeeze_factors", "query_pools", "kv_pools"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} {values} says something twice")
+            for value in values:
+                if isinstance(value, tuple) and len(value) != self.num_layers:
+                    raise ValueError(f"{name}: {len(value)} pools for {self.num_layers} layers")
+
+    @property
+    def squeeze_factor(self) -> int:
+        """The squeeze factor of a fixed model; of a stochastic one the smallest, at which it computes most."""
+        return min(self.squeeze_factors)
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether there is more than one operating point."""
+        return len(self.squeeze_factors) * len(self.query_pools) * len(self.kv_pools) > 1
 
     @property
     def feature_size(self) -> int:
@@ -137,6 +191,8 @@ class ModelConfig(_Frozen):
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         if "project_features" not in changes and {"conv_layers", "hidden_size"} & changes.keys():
             del fields["project_features"]
+        if "squeeze_factor" in changes:
+            del fields["squeeze_factors"]
         return ModelConfig(**{**fields, **changes})
 
 

@@ -63,6 +63,17 @@ def informed_length(length: Length, factor: int) -> Length:
     return factor * squeezed_length(length, factor)
 
 
+def pooled_length(length: Length, pool: int) -> Length:
+    """Windows of `pool` frames, ceil(length / pool): no frame is lost, the last window may hold fewer."""
+    return -(-length // pool)
+
+
+def window_counts(lengths: Tensor, size: int, pool: int) -> Tensor:
+    """(B,) lengths -> (B, ceil(size / pool)): how many valid frames each window of `pool` frames holds."""
+    starts = pool * torch.arange(pooled_length(size, pool), device=lengths.device)
+    return (lengths[:, None] - starts).clamp(0, pool)
+
+
 def needed_frames(labels: Tensor, label_lengths: Tensor) -> Tensor:
     """(sum of lengths,) labels of rows end to end, (B,) -> (B,) fewest frames with which CTC can spell each row.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sewkit.config import ModelConfig, compact_conv_layers, wav2vec2_conv_layers
+from sewkit.config import ModelConfig, Stochastic, compact_conv_layers, wav2vec2_conv_layers
 from sewkit.model import SpeechModel, build_model
 
 SAMPLE_RATE = 16_000
@@ -40,13 +40,21 @@ TOYS: dict[str, ModelConfig] = {
 }
 """Small configurations with a CTC head of 32 letters, each with what its name says; milliseconds a forward."""
 
+_GRID = Stochastic().model_dump()
+STOCHASTIC_TOYS: dict[str, ModelConfig] = {
+    "stochastic-sew": _TOY_SEW.replace(**_GRID),
+    "stochastic-sew-d": TOYS["sew-d"].replace(**_GRID),
+    "stochastic-w2v2": _TOY_W2V2.replace(**_GRID),
+}
+"""The same for stochastic models, with squeeze factors 1 to 4 and pools of 1 and 2."""
+
 
 def toy_model(config: ModelConfig | str = "sew", seed: int = 0) -> SpeechModel:
-    """A model of random weights in evaluation mode; a name means one of `TOYS`.
+    """A model of random weights in evaluation mode; a name means one of `TOYS` or `STOCHASTIC_TOYS`.
 
     No tensor keeps a default such as 0 or 1, so that two which were mistaken for each other show in the output.
     """
-    config = TOYS[config] if isinstance(config, str) else config
+    config = {**TOYS, **STOCHASTIC_TOYS}[config] if isinstance(config, str) else config
     generator = torch.Generator().manual_seed(seed)
     model = build_model(config)
     with torch.no_grad():

@@ -52,6 +52,7 @@ class Waveforms:
     def __init__(self, case: GoldenCase):
         self.waveforms = torch.from_numpy(case.pretraining["source"])
         self.sample_lengths = torch.full((len(self.waveforms),), self.waveforms.shape[1])
+        self.compute = None
 
 
 def draws(case: GoldenCase, mode: str, contrastive: Contrastive) -> Draws:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sewkit.audio import SAMPLE_RATE
+from sewkit.compute import Compute
 from sewkit.text import Alphabet
 
 
@@ -39,6 +40,8 @@ class Batch:
     """(B,) int64: the places of this batch's rows in `group_seeds`."""
     classes: Tensor | None = None
     """(B,) int64, for classification."""
+    compute: Compute | None = None
+    """The operating point to train at; None: the model's dearest, which of a fixed model is the only one."""
 
     def __post_init__(self) -> None:
         if len(self.seeds) != len(self.waveforms):

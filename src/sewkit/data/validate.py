@@ -56,8 +56,8 @@ class Requirements:
         min_seconds: float = 0.0,
         max_seconds: float = float("inf"),
     ) -> "Requirements":
-        """At least one squeezed frame of this model, and frames enough for the text where there is an alphabet."""
-        shortest = lengths.min_samples(config.conv_layers, config.squeeze_factor) / SAMPLE_RATE
+        """A squeezed frame of this model at any operating point, and frames enough for the text if it has letters."""
+        shortest = lengths.min_samples(config.conv_layers, max(config.squeeze_factors)) / SAMPLE_RATE
         return cls(
             min_seconds=max(min_seconds, shortest),
             max_seconds=max_seconds,

@@ -1,12 +1,18 @@
-"""Plain multi-head self-attention (wav2vec 2.0, SEW). B batch, U frames, H hidden, N heads, D channels of a head."""
+"""Plain multi-head self-attention (wav2vec 2.0, SEW), with pooling where an operating point has it.
+
+B batch, U frames, Uq queries, Uk keys, H hidden, N heads, D channels of a head.
+"""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sewkit.model.pooling import NO_POOLING, Pooling
+
 Positions = tuple[Tensor, Tensor]
-"""Vectors of relative positions (R, H), and for each pair of frames the row that holds its own (U, U)."""
+"""Vectors of relative positions (R, H), and for each pair of query and key the row that holds its own (Uq, Uk)."""
 
 
 class SelfAttention(nn.Module):
@@ -21,12 +27,28 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(hidden_size, hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Positions | None = None) -> Tensor:
-        """(B, U, H) -> (B, U, H); `key_mask` (B, 1, 1, U), see `lengths.key_mask`; `positions` is for SEW-D."""
-        query, key, value = (self.split_heads(layer(x)) for layer in (self.query, self.key, self.value))
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None, positions: Positions | None = None, pooling: Pooling = NO_POOLING
+    ) -> Tensor:
+        """(B, U, H) -> (B, U, H), by way of (B, Uq, H) queries and (B, Uk, H) keys, both of U frames if not pooled.
+
+        `key_mask` (B, 1, 1, Uk): bool, see `lengths.key_mask`, or what is added to scores, see `Windows.key_bias`.
+        `positions` is for SEW-D.
+        """
+        queries, keys = pooling.pool(x)
+        query = self.split_heads(self.query(queries))
+        key, value = self.split_heads(self.key(keys)), self.split_heads(self.value(keys))
+        context = self.attend(query, key, value, key_mask, positions)
+        return pooling.spread(self.output(context.transpose(1, 2).flatten(2)))
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, positions: Positions | None
+    ) -> Tensor:
+        """(B, N, Uq, D), (B, N, Uk, D) twice -> (B, N, Uq, D)."""
+        if key_mask is not None and key_mask.dtype != torch.bool:
+            key_mask = key_mask.to(query.dtype)
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
-        return self.output(context.transpose(1, 2).flatten(2))
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, U, H) -> (B, N, U, D)."""

@@ -12,8 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sewkit.compute import Compute
 from sewkit.lengths import key_mask
 from sewkit.model.attention import Positions
+from sewkit.model.pooling import NO_POOLING, Pooling, Windows
+
+Surroundings = tuple[Tensor | None, Positions | None, Pooling]
+"""What a layer is handed beside its frames: key mask, positions, pooling."""
+UNPOOLED = Compute()
 
 
 class FeedForward(nn.Module):
@@ -43,12 +49,14 @@ class EncoderLayer(nn.Module):
         self.norm_first = norm_first
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Positions | None) -> Tensor:
-        """(B, U, H) -> (B, U, H)."""
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None, positions: Positions | None, pooling: Pooling = NO_POOLING
+    ) -> Tensor:
+        """(B, U, H) -> (B, U, H); what else there is goes to `SelfAttention`."""
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), key_mask, positions))
+            x = x + self.dropout(self.attention(self.attention_norm(x), key_mask, positions, pooling))
             return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, key_mask, positions)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, key_mask, positions, pooling)))
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
 
 
@@ -69,7 +77,7 @@ class Encoder(nn.Module):
         self,
         layers: list[EncoderLayer],
         norm: nn.LayerNorm | None,
-        positions: Callable[[int], Positions] | None,
+        positions: Callable[..., Positions] | None,
         dropout: float,
         layerdrop: float,
     ):
@@ -83,24 +91,32 @@ class Encoder(nn.Module):
         self.layer_random = torch.Generator()
         self.checkpoint_layers = False
 
-    def forward(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, lengths: Tensor, compute: Compute = UNPOOLED) -> list[Tensor]:
         """(B, U, H), (B,) -> the input of the first layer and the output of each, num_layers + 1 times (B, U, H).
 
-        As in transformers' hidden_states, the last one has passed the final norm of a pre-norm stack.
+        `compute` says what each layer pools. As in transformers' hidden_states, the last output has passed the final
+        norm of a pre-norm stack.
         """
-        mask = key_mask(lengths, x.shape[1])
-        positions = self.positions(x.shape[1]) if self.positions is not None else None
+        pools = compute.pools(len(self.layers))
+        surroundings = {pair: self._surroundings(lengths, x.shape[1], *pair, compute.squeeze) for pair in set(pools)}
         if self.norm is not None and not self.norm_first:
             x = self.norm(x)
         x = self.dropout(x)
         states = [x]
-        for layer, dropped in zip(self.layers, self._draw_dropped(), strict=True):
+        for layer, pair, dropped in zip(self.layers, pools, self._draw_dropped(), strict=True):
             if not dropped:
-                x = self._run(layer, x, mask, positions)
+                x = self._run(layer, x, surroundings[pair])
             states.append(x)
         if self.norm is not None and self.norm_first:
             states[-1] = self.norm(x)
         return states
+
+    def _surroundings(self, lengths: Tensor, size: int, query_pool: int, kv_pool: int, squeeze: int) -> Surroundings:
+        """Made once for all layers that pool alike."""
+        pooling = Pooling(Windows.over(lengths, size, query_pool), Windows.over(lengths, size, kv_pool))
+        mask = key_mask(lengths, size) if pooling.keys is None else pooling.keys.key_bias()
+        positions = self.positions(size, query_pool, kv_pool, squeeze) if self.positions is not None else None
+        return mask, positions, pooling
 
     def _draw_dropped(self) -> list[bool]:
         """Which layers this forward skips."""
@@ -110,7 +126,7 @@ class Encoder(nn.Module):
         draws = torch.rand(len(self.layers), generator=self.layer_random if seeded else None, device="cpu")
         return (draws < self.layerdrop).tolist()
 
-    def _run(self, layer: nn.Module, x: Tensor, mask: Tensor | None, positions: Positions | None) -> Tensor:
+    def _run(self, layer: nn.Module, x: Tensor, surroundings: Surroundings) -> Tensor:
         if self.checkpoint_layers and self.training and torch.is_grad_enabled():
-            return checkpoint(layer, x, mask, positions, use_reentrant=False)
-        return layer(x, mask, positions)
+            return checkpoint(layer, x, *surroundings, use_reentrant=False)
+        return layer(x, *surroundings)

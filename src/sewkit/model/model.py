@@ -5,12 +5,14 @@
                        LayerNorm, linear projection, masking         -> (B, T, H)
       squeeze.py       positional convolution + average pool         -> (B, U, H), U = floor(T / s)
       encoder.py       transformer layers with attention.py,
-                       or with disentangled.py (SEW-D)               -> (B, U, H)
+                       or with disentangled.py (SEW-D); inside them
+                       pooling.py, where the operating point pools   -> (B, U, H)
       upsample.py      linear, s frames out of each (not in W2V2)    -> (B, T, H)
       heads.py         CTC letters (B, T, V), or classes (B, labels)
 
 Pre-training (objectives/contrastive.py) takes the features between the two halves, `extract` and `contextualize`.
 
+The operating point `compute` sets s and the pools; a fixed model has one, a stochastic model (stochastic.py) a grid.
 Every stage honours lengths: what shares a batch never changes a result.
 """
 
@@ -31,7 +33,7 @@ from sewkit.model.encoder import Encoder, EncoderLayer, FeedForward
 from sewkit.model.features import FeatureExtractor, normalize_waveforms
 from sewkit.model.heads import ClassificationHead, CTCHead
 from sewkit.model.squeeze import Squeeze
-from sewkit.model.upsample import Upsample
+from sewkit.model.upsample import Upsample, Upsamples
 
 
 class Masks(NamedTuple):
@@ -53,7 +55,9 @@ class Encoded(NamedTuple):
 class SpeechModel(nn.Module):
     """wav2vec 2.0, SEW or SEW-D, put together by `build_model`."""
 
-    def __init__(self, config: ModelConfig, encoder: Encoder, upsample: Upsample | None, head: nn.Module | None):
+    def __init__(
+        self, config: ModelConfig, encoder: Encoder, upsample: Upsample | Upsamples | None, head: nn.Module | None
+    ):
         super().__init__()
         self.config = config
         self.features = FeatureExtractor(config)
@@ -104,9 +108,17 @@ class SpeechModel(nn.Module):
         compute = resolve(self.config, compute)
         x = self.project(features, masks)
         squeezed, state_lengths = self.squeeze(x, lengths, compute.squeeze)
-        states = self.encoder(squeezed, state_lengths)
-        frames = states[-1] if self.upsample is None else self.upsample(states[-1], lengths, x.shape[1])
+        states = self.encoder(squeezed, state_lengths, compute)
+        frames = self.unsqueeze(states[-1], lengths, x.shape[1], compute)
         return Encoded(frames, lengths, states, state_lengths)
+
+    def unsqueeze(self, states: Tensor, lengths: Tensor, num_frames: int, compute: Compute | None = None) -> Tensor:
+        """(B, U, H) states of a layer, (B,) frames -> (B, num_frames, H) at 50 Hz, by the factor of `compute`."""
+        if self.upsample is None:
+            return states
+        if isinstance(self.upsample, Upsamples):
+            return self.upsample(states, lengths, num_frames, resolve(self.config, compute).squeeze)
+        return self.upsample(states, lengths, num_frames)
 
     def prepare(self, waveforms: Tensor, lengths: Tensor, compute: Compute) -> Tensor:
         """Normalise if the model wants it, and pad to the shortest input that no stage turns into nothing."""
@@ -154,14 +166,25 @@ def build_model(config: ModelConfig) -> SpeechModel:
         for _ in range(config.num_layers)
     ]
     if disentangled:
-        table = RelativePositions(hidden, config.position_buckets, config.max_positions, config.layer_norm_eps)
+        table = RelativePositions(
+            hidden, config.position_buckets, config.max_positions, config.layer_norm_eps, config.position_unit
+        )
         encoder = Encoder(layers, None, table, 0.0, dropout.layerdrop)
     else:
         norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         encoder = Encoder(layers, norm, None, dropout.hidden, dropout.layerdrop)
         _init_like_bert(encoder)
-    upsample = None if config.family == "wav2vec2" else Upsample(hidden, config.squeeze_factor)
-    return SpeechModel(config, encoder, upsample, _build_head(config))
+    return SpeechModel(config, encoder, _build_upsample(config), _build_head(config))
+
+
+def _build_upsample(config: ModelConfig) -> Upsample | Upsamples | None:
+    """SEW's linear layer; a stochastic model has one for each factor, but where it began as wav2vec 2.0 none for 1."""
+    factors = [factor for factor in config.squeeze_factors if factor > 1 or config.family != "wav2vec2"]
+    if not factors:
+        return None
+    if len(config.squeeze_factors) == 1:
+        return Upsample(config.hidden_size, *factors)
+    return Upsamples({str(factor): Upsample(config.hidden_size, factor) for factor in factors})
 
 
 def _build_head(config: ModelConfig) -> nn.Module | None:

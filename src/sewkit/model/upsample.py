@@ -1,6 +1,7 @@
 """Up-sampling: U squeezed frames -> T frames, the way back from `squeeze.py` (SEW section 4.3).
 
-All detail finer than a squeezed frame passes through one linear layer; nothing is added from before the squeeze.
+All detail finer than a squeezed frame passes through one linear layer; nothing is added from before the squeeze. A
+stochastic model has such a layer for each factor, so that any one of them is a plain SEW.
 """
 
 from __future__ import annotations
@@ -27,3 +28,11 @@ class Upsample(nn.Module):
         x = F.gelu(self.linear(x)).reshape(batch, num_squeezed * self.factor, hidden_size)
         x = zero_padding(x, informed_length(lengths, self.factor))
         return F.pad(x, (0, 0, 0, num_frames - x.shape[1]))
+
+
+class Upsamples(nn.ModuleDict):
+    """A stochastic model's up-sampling by squeeze factor, in digits; without an entry frames stay as they are."""
+
+    def forward(self, x: Tensor, lengths: Tensor, num_frames: int, factor: int) -> Tensor:
+        """(B, U, H) of frames squeezed by `factor` -> (B, num_frames, H), see `Upsample`."""
+        return self[str(factor)](x, lengths, num_frames) if str(factor) in self else x

@@ -26,7 +26,7 @@ class Classify(Objective):
         """Summed over the batch's utterances, whose classes are `batch.classes`, (B,) int64."""
         assert batch.classes is not None
         masks = masks_of_batch(self.masking, self.model.config, batch)
-        scores, _ = self.model(batch.waveforms, batch.sample_lengths, masks=masks)
+        scores, _ = self.model(batch.waveforms, batch.sample_lengths, batch.compute, masks)
         total = functional.cross_entropy(scores.float(), batch.classes, reduction="sum")
         right = (scores.detach().argmax(dim=1) == batch.classes).float().sum()
         count = max(len(batch), 1)

@@ -91,7 +91,7 @@ class Contrastive(Objective):
         self.target_head = _build_head(settings, settings.vq_dim)
         self.context_head = _build_head(settings, hidden_size)
 
-    def forward(self, batch: Batch, update: int, compute: Compute | None = None) -> Loss:
+    def forward(self, batch: Batch, update: int) -> Loss:
         """The loss of a batch, summed over its masked frames; `update` sets the Gumbel temperature.
 
         Its metrics `contrastive`, `diversity` and `feature_penalty` are shares of a frame's loss, weights included.
@@ -100,15 +100,16 @@ class Contrastive(Objective):
         equal over all of them gives the sums that it gives in one.
         Raises UserError for an utterance of fewer than three frames.
         """
-        features, frame_lengths = self.extract(batch, compute)
+        features, frame_lengths = self.extract(batch)
         draws = self.draw(batch, frame_lengths, features.shape[1])
-        return self.score(features, frame_lengths, draws, temperature_at(update, self.settings.temperature), compute)
+        temperature = temperature_at(update, self.settings.temperature)
+        return self.score(features, frame_lengths, draws, temperature, batch.compute)
 
-    def extract(self, batch: Batch, compute: Compute | None = None) -> tuple[Tensor, Tensor]:
+    def extract(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, T, C) features, not yet normed and with scaled gradients, and (B,) frames."""
         scale = self.settings.feature_grad_scale
         with torch.set_grad_enabled(torch.is_grad_enabled() and scale > 0):
-            features, frame_lengths = self.model.extract(batch.waveforms, batch.sample_lengths, compute)
+            features, frame_lengths = self.model.extract(batch.waveforms, batch.sample_lengths, batch.compute)
         return _ScaledGradient.apply(features, scale), frame_lengths
 
     def draw(self, batch: Batch, frame_lengths: Tensor, num_frames: int) -> Draws:

@@ -38,21 +38,20 @@ class CTC(Objective):
         weights = (1 - self.intermediate_weight, self.intermediate_weight)
         total = sum((w * loss for w, loss in zip(weights, losses, strict=False)), start=losses[0].new_zeros(()))
         count = int(batch.label_lengths.sum())
-        infeasible = (frame_lengths < needed_frames(batch.labels, batch.label_lengths)).float().sum() / max(len(batch), 1)
+        needed = needed_frames(batch.labels, batch.label_lengths)
+        infeasible = (frame_lengths < needed).float().sum() / max(len(batch), 1)
         return Loss(total, count, {"ctc": losses[0].detach() / max(count, 1), "infeasible": infeasible})
 
     def letter_scores(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """[(B, T, V)] of the last layer and, where it has a weight, of the middle one; and (B,) frames."""
-        encoded = self.model.encode(
-            batch.waveforms, batch.sample_lengths, masks=masks_of_batch(self.masking, self.model.config, batch)
-        )
+        masks = masks_of_batch(self.masking, self.model.config, batch)
+        encoded = self.model.encode(batch.waveforms, batch.sample_lengths, batch.compute, masks)
         assert self.model.head is not None
         scores = [self.model.head(encoded.frames)]
         if self.intermediate_weight:
             middle = encoded.states[len(encoded.states) // 2]
-            if self.model.upsample is not None:
-                middle = self.model.upsample(middle, encoded.lengths, encoded.frames.shape[1])
-            scores.append(self.model.head(middle))
+            num_frames = encoded.frames.shape[1]
+            scores.append(self.model.head(self.model.unsqueeze(middle, encoded.lengths, num_frames, batch.compute)))
         return scores, encoded.lengths
 
     def summed_loss(self, logits: Tensor, frame_lengths: Tensor, batch: Batch) -> Tensor:

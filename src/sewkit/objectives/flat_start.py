@@ -55,7 +55,7 @@ class FlatStart(Objective):
     def forward(self, batch: Batch, update: int = 0) -> Loss:
         """Mean over letters plus 0.3 of the mean over blanks; counts 1, so that micro-batches weigh the same."""
         masks = masks_of_batch(self.masking, self.model.config, batch)
-        logits, frame_lengths = self.model(batch.waveforms, batch.sample_lengths, masks=masks)
+        logits, frame_lengths = self.model(batch.waveforms, batch.sample_lengths, batch.compute, masks)
         labels = frame_labels(batch, frame_lengths, logits.shape[1], self.alphabet).to(logits.device)
         losses = functional.cross_entropy(
             logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"

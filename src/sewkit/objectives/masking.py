@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sewkit.compute import resolve
 from sewkit.config import Masking, ModelConfig
 from sewkit.data.batch import Batch
 from sewkit.lengths import min_samples, num_frames, valid_mask
@@ -75,7 +76,6 @@ def masks_of_batch(settings: Masking | None, config: ModelConfig, batch: Batch) 
     if settings is None:
         return None
     frame_lengths = num_frames(batch.sample_lengths, config.conv_layers)
-    size = num_frames(
-        max(batch.waveforms.shape[1], min_samples(config.conv_layers, config.squeeze_factor)), config.conv_layers
-    )
+    shortest = min_samples(config.conv_layers, resolve(config, batch.compute).squeeze)
+    size = num_frames(max(batch.waveforms.shape[1], shortest), config.conv_layers)
     return draw_masks(settings, frame_lengths, size, config.hidden_size, RowRandom(batch.seeds))
