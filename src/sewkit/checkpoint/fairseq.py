@@ -19,7 +19,7 @@ from torch import Tensor
 from sewkit.checkpoint import huggingface
 from sewkit.checkpoint.errors import CheckpointError, blaming, one_line
 from sewkit.checkpoint.hub import near_names
-from sewkit.checkpoint.infer import fits, infer
+from sewkit.checkpoint.infer import contradictions, infer
 from sewkit.checkpoint.keymap import KeyMap, Rows, fill_model
 from sewkit.checkpoint.loaded import LoadedModel
 from sewkit.checkpoint.tokenizer import assumed_alphabet, read_json
@@ -77,14 +77,7 @@ class Original:
     def refuse_contradictions(self, config: ModelConfig, architecture: str | os.PathLike[str] | None) -> None:
         """Raise CheckpointError if the tensors say otherwise than `config`."""
         whose = f"the architecture {os.fspath(architecture)}" if architecture is not None else "its configuration"
-        stated = {field: getattr(config, field) for field in ModelConfig.model_fields} | {
-            "conv_widths_and_kernels": tuple((width, kernel) for width, kernel, _ in config.conv_layers)
-        }
-        wrong = [
-            f"{field} {stated[field]} but the tensors have {found}"
-            for field, found in infer(self.tensors, self.path).items()
-            if stated[field] != found
-        ]
+        wrong = contradictions(config, infer(self.tensors, self.path))
         if wrong:
             raise CheckpointError(f"{self.path}: {whose} says {'; '.join(wrong)}")
 
@@ -97,7 +90,7 @@ class Original:
     def _no_architecture(self) -> CheckpointError:
         known = infer(self.tensors, self.path)
         facts = ", ".join(f"{field} {value}" for field, value in known.items() if field != "conv_widths_and_kernels")
-        fitting = [name for name, config in PUBLISHED.items() if fits(config, known)]
+        fitting = [name for name, config in PUBLISHED.items() if not contradictions(config, known)]
         remedy = f"these published sizes fit: {', '.join(fitting)}" if fitting else "no published size fits"
         return CheckpointError(
             f"{self.path}: the file does not state its architecture. Its tensors tell: {facts}. They do not tell: "

@@ -241,6 +241,12 @@ def read_labels(raw: Mapping[str, Any]) -> tuple[str, ...]:
 
 def unknown_to_transformers(config: ModelConfig) -> str | None:
     """Why transformers has no class that computes this model; None where it has one."""
+    if config.is_stochastic:
+        return "it is stochastic, with several operating points"
+    if config.query_pools != (1,) or config.kv_pools != (1,):
+        return "it pools queries or keys"
+    if config.family == "sew-d" and config.position_unit not in (None, config.squeeze_factor):
+        return "it counts positions in another unit than its squeezed frame"
     if config.family != "sew-d" and config.feature_norm_eps != config.layer_norm_eps:
         return "its LayerNorms have two different eps"
     if config.family == "wav2vec2":

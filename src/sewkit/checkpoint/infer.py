@@ -55,10 +55,12 @@ def _count(shapes: Mapping[str, Any], name: Any) -> int:
     return count
 
 
-def fits(config: ModelConfig, known: Mapping[str, Any]) -> bool:
-    """Whether an architecture agrees with all that `infer` found."""
+def contradictions(config: ModelConfig, known: Mapping[str, Any]) -> list[str]:
+    """In words, what an architecture says otherwise than what `infer` found."""
     layers = tuple((width, kernel) for width, kernel, _ in config.conv_layers)
-    return all(
-        value == (layers if field == "conv_widths_and_kernels" else getattr(config, field))
-        for field, value in known.items()
-    )
+    stated = {field: layers if field == "conv_widths_and_kernels" else getattr(config, field) for field in known}
+    return [
+        f"{field} {stated[field]} but the tensors have {found}"
+        for field, found in known.items()
+        if stated[field] != found
+    ]

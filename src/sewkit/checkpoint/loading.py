@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from sewkit.checkpoint.keymap import fill_model
 from sewkit.checkpoint.loaded import LoadedModel
 from sewkit.checkpoint.saving import save_model
 from sewkit.checkpoint.unpickle import load_torch_file
+from sewkit.compute import Compute
 from sewkit.config import ModelConfig
 from sewkit.model import SpeechModel
+from sewkit.model.stochastic import specialise
 
 BUNDLED = Path(__file__).parent.parent / "models"
 
@@ -180,16 +183,20 @@ def convert(
     folder: str | os.PathLike[str],
     architecture: str | os.PathLike[str] | None = None,
     *,
+    compute: Compute | str | None = None,
     half: bool = False,
 ) -> LoadedModel:
-    """Read a model of any kind and write it to a new folder that transformers loads; gives back what was read.
+    """Read a model of any kind and write it to a new folder that transformers loads; gives back what was written.
 
-    half: store the weights in half precision. Raises CheckpointError; then nothing has been written.
+    compute: of a stochastic model, write one operating point only; without pooling that is a plain SEW or SEW-D.
+    half: store the weights in half precision. Raises UserError; then nothing has been written.
     """
     target = Path(folder).expanduser()
     if target.is_dir() and any(target.iterdir()):
         raise CheckpointError(f"{target}: exists and is not empty; give the name of a new folder")
     loaded = load_model(source, architecture)
+    if compute is not None:
+        loaded = replace(loaded, model=specialise(loaded.model, compute))
     dtype = torch.float16 if half else torch.float32
     save_model(target, loaded.model, loaded.alphabet, loaded.labels, label_column=loaded.label_column, dtype=dtype)
     return loaded

@@ -23,7 +23,8 @@ def info(
 ) -> None:
     """Show a model's shape, parameters, cost by stage, frame rate and operating points.
 
-    Costs are multiply-accumulates (MACs) for each second of audio, in a clip of ten seconds.
+    Costs are multiply-accumulates (MACs) for each second of audio, in a clip of ten seconds; by stage at the dearest
+    operating point.
 
     Example:  sewkit info sew-d-tiny
     """
@@ -50,6 +51,10 @@ def describe(name: str, loaded: LoadedModel) -> dict[str, Any]:
 
     model, config = loaded.model, loaded.model.config
     costs = macs(config, CLIP_SECONDS * SAMPLE_RATE)
+    by_point = {
+        str(point): sum(macs(config, CLIP_SECONDS * SAMPLE_RATE, point).values()) // CLIP_SECONDS
+        for point in operating_points(config)
+    }
     hop = hop_samples(config.conv_layers)
     return {
         "name": name,
@@ -65,7 +70,8 @@ def describe(name: str, loaded: LoadedModel) -> dict[str, Any]:
         "frame_rate_hz": SAMPLE_RATE / hop,
         "encoder_rate_hz": SAMPLE_RATE / hop / config.squeeze_factor,
         "receptive_field_samples": receptive_field(config.conv_layers),
-        "operating_points": [str(point) for point in operating_points(config)],
+        "operating_points": list(by_point),
+        "macs_per_second_by_point": by_point,
         "letters": len(loaded.alphabet) if loaded.alphabet else None,
         "labels": list(loaded.labels) if loaded.labels else None,
         "config": config.model_dump(mode="json"),
@@ -81,9 +87,8 @@ def _print(facts: dict[str, Any]) -> None:
     for row in (
         ("parameters", f"{facts['parameters'] / 1e6:.2f} M"),
         ("encoder", f"{shape['num_layers']} layers of width {shape['hidden_size']}, {shape['num_heads']} heads"),
-        ("frames", f"{facts['frame_rate_hz']:g} Hz, {facts['encoder_rate_hz']:g} Hz inside the encoder"),
+        ("frames", f"{facts['frame_rate_hz']:g} Hz, inside the encoder {_rates(facts)} Hz"),
         ("head", _head(facts)),
-        ("operating points", "; ".join(facts["operating_points"])),
     ):
         table.add_row(*row)
     stages = Table("stage", title=f"cost of a second of audio, in a clip of {CLIP_SECONDS} s", title_justify="left")
@@ -92,9 +97,17 @@ def _print(facts: dict[str, Any]) -> None:
     for stage, cost in facts["macs_per_second_by_stage"].items():
         stages.add_row(stage, f"{cost / 1e6:,.1f}", f"{cost / facts['macs_per_second']:.0%}")
     stages.add_row("all", f"{facts['macs_per_second'] / 1e6:,.1f}", "")
+    points = Table("operating point", title="operating points, cheapest first", title_justify="left")
+    points.add_column("MMAC a second", justify="right")
+    for point, cost in facts["macs_per_second_by_point"].items():
+        points.add_row(point, f"{cost / 1e6:,.1f}")
     console = Console()
-    console.print(table)
-    console.print(stages)
+    for one in (table, stages, points):
+        console.print(one)
+
+
+def _rates(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{facts['frame_rate_hz'] / factor:.3g}" for factor in facts["config"]["squeeze_factors"])
 
 
 def _head(facts: dict[str, Any]) -> str:

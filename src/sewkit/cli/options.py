@@ -20,6 +20,14 @@ Architecture = Annotated[
         metavar="NAME|FILE",
     ),
 ]
+ComputePoint = Annotated[
+    str | None,
+    typer.Option(
+        "--compute",
+        help="Operating point of a stochastic model, such as squeeze=4,kv_pool=2; default: the dearest.",
+        metavar="POINT",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU where there is one.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]

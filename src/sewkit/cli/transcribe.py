@@ -8,6 +8,7 @@ from sewkit.cli.options import (
     Architecture,
     Audio,
     BatchSeconds,
+    ComputePoint,
     Device,
     Dtype,
     Json,
@@ -28,6 +29,7 @@ def transcribe(
     beam: Beam = None,
     alpha: Alpha = None,
     beta: Beta = None,
+    compute: ComputePoint = None,
     device: Device = None,
     dtype: Dtype = "float32",
     threads: Threads = None,
@@ -45,6 +47,8 @@ def transcribe(
 
     Example:  sewkit transcribe calls/ talk.mp3 --model asapp/sew-d-tiny-100k-ft-ls100h -f srt -o subtitles
     """
+    from functools import partial
+
     from sewkit.cli.output import Output
     from sewkit.cli.recordings import Recordings
     from sewkit.recognizer import load
@@ -55,5 +59,5 @@ def transcribe(
     asr = load(model, device=device, dtype=dtype, threads=threads, architecture=architecture)
     asr.batch_seconds = batch_seconds or asr.batch_seconds
     choose_decoder(asr, lm, hotword, beam, alpha, beta)
-    for transcript in recordings.run(asr.transcribe_batch, "transcribing"):
+    for transcript in recordings.run(partial(asr.transcribe_batch, compute=compute), "transcribing"):
         output.give(transcript, transcript.text)
