@@ -14,8 +14,8 @@ import random
 from pathlib import Path
 
 WORDS = (
-    "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split(),
-    "YES NO UP DOWN LEFT RIGHT ON OFF STOP GO".split(),
+    ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"],
+    ["YES", "NO", "UP", "DOWN", "LEFT", "RIGHT", "ON", "OFF", "STOP", "GO"],
 )
 NUM_WORDS = (13, 20)
 
@@ -29,9 +29,7 @@ def main() -> None:
     parser.add_argument("--lists", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
-    strings = [
-        " ".join(draw.choices(draw.choice(WORDS), k=draw.randint(*NUM_WORDS))) for _ in range(arguments.strings)
-    ]
+    strings = [" ".join(draw.choices(draw.choice(WORDS), k=draw.randint(*NUM_WORDS))) for _ in range(arguments.strings)]
     arguments.output.write_text("\n".join(strings) + "\n")
     for path in arguments.lists:
         texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]

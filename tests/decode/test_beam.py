@@ -114,12 +114,13 @@ def spelled_logits(text: str, alphabet: Alphabet, seed: int = 0, confidence: flo
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_default_pruning_finds_the_text_of_the_exact_search(seed: int) -> None:
+def test_default_pruning_finds_a_best_text_of_the_exact_search(seed: int) -> None:
     logits = spelled_logits("AB A BA B AAB", ALPHABET, seed, confidence=5.0)
-    exact = BeamSearch(ALPHABET, lm=LM, weights=WEIGHTS, pruning=Pruning.off(300)).decode(logits)[0]
-    pruned = BeamSearch(ALPHABET, lm=LM, weights=WEIGHTS).decode(logits)[0]
-    assert pruned.text == exact.text
-    assert exact.score - 3 < pruned.score <= exact.score + 0.01  # without the alignments that were left out
+    exact = BeamSearch(ALPHABET, lm=LM, weights=WEIGHTS, pruning=Pruning.off(300)).decode(logits, n=10)
+    (pruned,) = BeamSearch(ALPHABET, lm=LM, weights=WEIGHTS).decode(logits)
+    # The noise makes near ties, and alignments that are left out weigh some tenths.
+    assert pruned.text in [one.text for one in exact if one.score > exact[0].score - 0.5]
+    assert exact[0].score - 3 < pruned.score < exact[0].score + 0.01
 
 
 def test_settling_words_bounds_memory_and_changes_no_word_or_time(monkeypatch: pytest.MonkeyPatch) -> None:
