@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sewkit.classification import Classification, LabelScore
     from sewkit.compute import Compute
     from sewkit.config import PUBLISHED, ModelConfig
+    from sewkit.decode import BeamSearch
     from sewkit.errors import UserError
     from sewkit.recognizer import Recognizer, load
     from sewkit.transcript import AlignedWord, Alignment, Character, Segment, Transcript, Word
@@ -23,6 +24,7 @@ _HOME = {
     "AlignedWord": "transcript",
     "Alignment": "transcript",
     "AudioError": "audio",
+    "BeamSearch": "decode",
     "Character": "transcript",
     "Classification": "classification",
     "Compute": "compute",
@@ -42,6 +44,7 @@ __all__ = [
     "AlignedWord",
     "Alignment",
     "AudioError",
+    "BeamSearch",
     "Character",
     "Classification",
     "Compute",
