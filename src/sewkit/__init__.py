@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sewkit.decode import BeamSearch
     from sewkit.errors import UserError
     from sewkit.recognizer import Recognizer, load
+    from sewkit.segments import Segmentation
+    from sewkit.streaming import Final, Partial, Stream
     from sewkit.transcript import AlignedWord, Alignment, Character, Segment, Transcript, Word
 
 _HOME = {
@@ -28,11 +30,15 @@ _HOME = {
     "Character": "transcript",
     "Classification": "classification",
     "Compute": "compute",
+    "Final": "streaming",
     "LabelScore": "classification",
     "ModelConfig": "config",
     "PUBLISHED": "config",
+    "Partial": "streaming",
     "Recognizer": "recognizer",
     "Segment": "transcript",
+    "Segmentation": "segments",
+    "Stream": "streaming",
     "Transcript": "transcript",
     "UserError": "errors",
     "Word": "transcript",
@@ -48,10 +54,14 @@ __all__ = [
     "Character",
     "Classification",
     "Compute",
+    "Final",
     "LabelScore",
     "ModelConfig",
+    "Partial",
     "Recognizer",
     "Segment",
+    "Segmentation",
+    "Stream",
     "Transcript",
     "UserError",
     "Word",

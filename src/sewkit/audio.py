@@ -131,6 +131,35 @@ def audio_seconds(source: AudioSource) -> float:
         return sum(len(block) / rate for rate, block in _decode(file, name))
 
 
+class LiveSound:
+    """One signal that comes in blocks of any size -> mono float32 at 16 kHz.
+
+    Raises AudioError for a sample rate that no recording has.
+    """
+
+    def __init__(self, sample_rate: int = SAMPLE_RATE, name: str = "<stream>"):
+        if not MIN_RATE <= sample_rate <= MAX_RATE:
+            raise AudioError(name, f"a sample rate of {sample_rate} Hz; expected one from {MIN_RATE} to {MAX_RATE}")
+        self.name = name
+        self._convert = _rate_converter(sample_rate)
+
+    def feed(self, block: np.ndarray) -> np.ndarray:
+        """(num_samples,) floats, or integers of full range -> (num_samples at 16 kHz,); some come with the next block.
+
+        Raises AudioError for another shape or type, NaN and infinity.
+        """
+        if block.ndim != 1:
+            raise AudioError(self.name, f"a block of shape {block.shape}; expected (num_samples,), one channel")
+        samples = _as_float32(block, self.name)
+        if not np.isfinite(samples).all():
+            raise AudioError(self.name, "a block holds NaN or infinite samples; expected numbers from -1 to 1")
+        return self._convert(samples, False)
+
+    def finish(self) -> np.ndarray:
+        """What is left at the end."""
+        return self._convert(np.zeros(0, np.float32), True)
+
+
 # The pipeline: decoded blocks -> mono -> 16 kHz -> blocks of the length asked for
 
 

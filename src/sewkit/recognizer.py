@@ -33,7 +33,9 @@ from sewkit.decode.spelling import Reference, spell
 from sewkit.errors import UserError
 from sewkit.lengths import hop_samples, informed_length, min_samples, num_frames, receptive_field
 from sewkit.runtime import Runtime, batches_by_size
-from sewkit.transcript import Alignment, Transcript, segment_words
+from sewkit.segments import Segmentation
+from sewkit.streaming import Final, Stream
+from sewkit.transcript import Alignment, Segment, Transcript, segment_words
 
 BUNDLED = "sew-words"
 """The model that comes with the package."""
@@ -133,41 +135,79 @@ class Recognizer:
         self,
         source: AudioSource,
         *,
-        compute: Compute | None = None,
+        compute: Compute | str | None = None,
         decoder: Decoder | None = None,
+        segmentation: Segmentation | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Transcript:
         """Transcribe one recording of any length: path, bytes, file object, or float32 array at 16 kHz.
 
-        `decoder` takes the place of the recognizer's own, see `beam_search`. `on_progress` is called with the seconds
-        of sound done since its last call. Raises AudioError.
+        `decoder` takes the place of the recognizer's own, see `beam_search`. With a `segmentation` the recording is
+        cut in its pauses, not into overlapping chunks: the words are those of `stream`, and each of the transcript's
+        segments is one of the cut. `on_progress` is called with the seconds of sound done since its last call. Raises
+        AudioError.
         """
-        return next(self.transcribe_batch([source], compute=compute, decoder=decoder, on_progress=on_progress))
+        return next(
+            self.transcribe_batch(
+                [source], compute=compute, decoder=decoder, segmentation=segmentation, on_progress=on_progress
+            )
+        )
 
     def transcribe_batch(
         self,
         sources: Iterable[AudioSource],
         *,
-        compute: Compute | None = None,
+        compute: Compute | str | None = None,
         decoder: Decoder | None = None,
+        segmentation: Segmentation | None = None,
         on_progress: Callable[[float], None] | None = None,
         on_error: Callable[[AudioError], None] | None = None,
     ) -> Iterator[Transcript]:
         """Transcripts in the order of `sources`, computed in batches of `batch_seconds` of sound with bounded memory.
 
         A recording that can't be read is handed to `on_error` and left out; without `on_error` its AudioError is
-        raised after the recordings before it.
+        raised after the recordings before it. With a `segmentation`, see `transcribe`, nothing shares a batch.
         """
-        task = self._transcription(resolve(self.config, compute), decoder or self.decoder)
-        outcomes = self._outcomes(sources, task, on_progress)
+        compute, decoder = resolve(self.config, compute), decoder or self.decoder
+        if segmentation is None:
+            outcomes = self._outcomes(sources, self._transcription(compute, decoder), on_progress)
+        else:
+            outcomes = (self._in_segments(source, compute, decoder, segmentation, on_progress) for source in sources)
         yield from _delivered(outcomes, on_error)
+
+    def stream(
+        self,
+        *,
+        compute: Compute | str | None = None,
+        decoder: Decoder | None = None,
+        segmentation: Segmentation | None = None,
+        sample_rate: int = SAMPLE_RATE,
+        partials: bool = True,
+    ) -> Stream:
+        """Open a live signal: feed it blocks of samples, get partial and final words, see `sewkit.streaming`.
+
+        compute, decoder: for final words, as in `transcribe`. segmentation: how pauses are found, and at which
+        operating point partial words are. sample_rate: of the blocks. partials: False for final words only.
+        Raises UserError.
+        """
+        if self.loaded.alphabet is None:
+            raise UserError(f"{self.name} {self._why_no_text()}")
+        return Stream(
+            self.runtime,
+            self.loaded.alphabet,
+            decoder or self.decoder,
+            compute=resolve(self.config, compute),
+            segmentation=segmentation,
+            sample_rate=sample_rate,
+            partials=partials,
+        )
 
     def align(
         self,
         source: AudioSource,
         text: str,
         *,
-        compute: Compute | None = None,
+        compute: Compute | str | None = None,
         snap: bool = True,
         on_progress: Callable[[float], None] | None = None,
     ) -> Alignment:
@@ -184,7 +224,7 @@ class Recognizer:
         self,
         pairs: Iterable[tuple[AudioSource, str]],
         *,
-        compute: Compute | None = None,
+        compute: Compute | str | None = None,
         snap: bool = True,
         on_progress: Callable[[float], None] | None = None,
         on_error: Callable[[AudioError], None] | None = None,
@@ -212,7 +252,7 @@ class Recognizer:
         self,
         source: AudioSource,
         *,
-        compute: Compute | None = None,
+        compute: Compute | str | None = None,
         top: int | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Classification:
@@ -229,7 +269,7 @@ class Recognizer:
         self,
         sources: Iterable[AudioSource],
         *,
-        compute: Compute | None = None,
+        compute: Compute | str | None = None,
         top: int | None = None,
         on_progress: Callable[[float], None] | None = None,
         on_error: Callable[[AudioError], None] | None = None,
@@ -239,13 +279,13 @@ class Recognizer:
         outcomes = self._outcomes(sources, task, on_progress)
         yield from _delivered(outcomes, on_error)
 
-    def logits(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
+    def logits(self, waveforms: Sequence[np.ndarray], compute: Compute | str | None = None) -> list[np.ndarray]:
         """Letter scores (num_frames, vocab), one float32 array a waveform at 16 kHz; never chunked."""
         if self.config.vocab_size is None:
             raise UserError(f"{self.name} has no CTC head, so it has no logits: fine-tune it first, or use encode()")
         return self._in_batches(self.runtime.logits, waveforms, compute)
 
-    def encode(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
+    def encode(self, waveforms: Sequence[np.ndarray], compute: Compute | str | None = None) -> list[np.ndarray]:
         """Encoder output (num_frames, hidden), one float32 array a waveform at 16 kHz; works without a head."""
         return self._in_batches(self.runtime.encode, waveforms, compute)
 
@@ -258,11 +298,12 @@ class Recognizer:
         self,
         run: Callable[[Sequence[np.ndarray], Compute | None], list[np.ndarray]],
         waveforms: Sequence[np.ndarray],
-        compute: Compute | None,
+        compute: Compute | str | None,
     ) -> list[np.ndarray]:
+        point = resolve(self.config, compute)
         results: list[np.ndarray] = [np.zeros(0)] * len(waveforms)
         for batch in batches_by_size([len(waveform) for waveform in waveforms], self._batch_samples()):
-            outputs = run([waveforms[index] for index in batch], compute)
+            outputs = run([waveforms[index] for index in batch], point)
             for index, output in zip(batch, outputs, strict=True):
                 results[index] = output
         return results
@@ -289,6 +330,34 @@ class Recognizer:
 
         plan = chunks.ChunkPlan.for_model(self.config)
         return _Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
+
+    def _in_segments(
+        self,
+        source: AudioSource,
+        compute: Compute,
+        decoder: Decoder,
+        segmentation: Segmentation,
+        on_progress: Callable[[float], None] | None,
+    ) -> Transcript | AudioError:
+        """The recording as a stream hears it."""
+        stream = self.stream(compute=compute, decoder=decoder, segmentation=segmentation, partials=False)
+        finals: list[Final] = []
+        try:
+            for block in stream_audio(source):
+                finals += [event for event in stream.feed(block) if isinstance(event, Final)]
+                if on_progress is not None:
+                    on_progress(len(block) / SAMPLE_RATE)
+        except AudioError as error:
+            return error
+        finals += stream.finish()
+        segments = [
+            Segment(final.text, final.words[0].start, final.words[-1].end, final.words)
+            for final in finals
+            if final.words
+        ]
+        words = [word for segment in segments for word in segment.words]
+        text = " ".join(segment.text for segment in segments)
+        return Transcript(text, words, segments, stream.seconds, compute, source_name(source))
 
     def _decoded_frames(self, chunk: chunks.Chunk, compute: Compute) -> slice:
         """The frames that a chunk answers for. SEW's zero tail carries no sound: left out."""
