@@ -143,6 +143,16 @@ def test_settling_words_bounds_memory_and_changes_no_word_or_time(monkeypatch: p
     assert words == others
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_no_two_beams_are_one_prefix(seed: int) -> None:
+    state = BeamSearch(ALPHABET, lm=LM, weights=WEIGHTS, pruning=Pruning.off(30)).start()
+    for frame in random_logits(seed, 12):
+        state.feed(frame[None])
+        spelled = [tuple(state._tree.columns(prefix)) for prefix in state._ints[0].tolist()]
+        assert len(set(spelled)) == len(spelled)
+
+
 def test_a_long_silence_is_let_go_of() -> None:
     logits = np.full((3000, 5), -8.0, np.float32)
     logits[:, 0] = 8.0
@@ -228,6 +238,24 @@ def test_the_language_model_decides_between_words_that_sound_alike() -> None:
     model = NGramModel(build_arpa(["best beast", "best beast", "the best"], order=2))
     weights = FusionWeights(alpha=1.5)
     assert BeamSearch(letters, lm=model, weights=weights).decode(logits)[0].text == "BEST BEAST"
+
+
+class SecretiveModel(NGramModel):
+    """A model that can't list its words, as KenLM's binaries can't."""
+
+    def words(self) -> None:  # type: ignore[override]
+        return None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_model_that_cannot_list_its_words_scores_as_one_that_can(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sewkit.decode.beam.COMMIT_FRAMES", 7)
+    model = SecretiveModel(build_arpa(["A AB", "AB A B", "B B A", "A A B", "BA"], order=3))
+    logits = spelled_logits("AB A BA B", ALPHABET, seed, confidence=9.0)
+    listed, secretive = (BeamSearch(ALPHABET, lm=lm, weights=WEIGHTS, pruning=Pruning(4)) for lm in (LM, model))
+    expected, found = listed.decode(logits)[0], secretive.decode(logits)[0]
+    assert found.text == expected.text
+    assert found.lm == pytest.approx(expected.lm)
 
 
 def test_a_hotword_that_the_language_model_does_not_know_is_heard_without_its_penalty() -> None:
