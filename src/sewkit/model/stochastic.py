@@ -53,20 +53,22 @@ def specialise(model: SpeechModel, compute: Compute | str | None) -> SpeechModel
     counts positions in a unit of another length than its squeezed frame.
     Raises UserError if the model has no such point.
     """
-    config, compute = model.config, resolve(model.config, compute)
-    made = _rebuilt(
-        model,
-        config.replace(
-            family="sew" if config.family == "wav2vec2" and compute.squeeze > 1 else config.family,
-            squeeze_factors=(compute.squeeze,),
-            query_pools=(compute.query_pool,),
-            kv_pools=(compute.kv_pool,),
-            position_unit=None if config.position_unit == compute.squeeze else config.position_unit,
-        ),
-    )
+    made = _rebuilt(model, specialised(model.config, compute))
     for factor, layer in ways_up(made).items():
         layer.load_state_dict(ways_up(model)[factor].state_dict())
     return made
+
+
+def specialised(config: ModelConfig, compute: Compute | str | None) -> ModelConfig:
+    """The shape of the model that `specialise` gives."""
+    compute = resolve(config, compute)
+    return config.replace(
+        family="sew" if config.family == "wav2vec2" and compute.squeeze > 1 else config.family,
+        squeeze_factors=(compute.squeeze,),
+        query_pools=(compute.query_pool,),
+        kv_pools=(compute.kv_pool,),
+        position_unit=None if config.position_unit == compute.squeeze else config.position_unit,
+    )
 
 
 def ways_up(model: SpeechModel) -> dict[int, Upsample]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sewkit.audio import SAMPLE_RATE
-from sewkit.compute import macs
+from sewkit.compute import describe_points, macs
 from sewkit.config import ModelConfig
 from sewkit.train.metrics import LOG_NAME, read_log
 from sewkit.version import __version__
@@ -112,8 +112,8 @@ def _architecture(card: Card) -> list[tuple[str, Any]]:
         ("family", FAMILIES[config.family]),
         ("parameters", f"{card.num_parameters / 1e6:.2f} M"),
         ("encoder", f"{config.num_layers} layers of width {config.hidden_size}, {config.num_heads} heads"),
-        ("squeeze factor", config.squeeze_factor),
-        ("cost of a second of sound", f"{cost / 1e6:,.0f} MMAC, in a clip of {CLIP_SECONDS} s"),
+        ("operating points", describe_points(config)),
+        ("cost of a second of sound", f"{cost / 1e6:,.0f} MMAC at the dearest point, in a clip of {CLIP_SECONDS} s"),
         ("started from", card.started_from or "random weights"),
     ]
 

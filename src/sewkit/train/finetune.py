@@ -6,6 +6,7 @@ of log-mel regression starts the extractor, a curriculum of single words and str
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from sewkit.objectives.loss import Objective
 from sewkit.text import Alphabet
 from sewkit.train import distributed
 from sewkit.train.loop import Precision, Settings, Stage, autocast, train
+from sewkit.train.points import DrawnPoints, config_for, model_for
 from sewkit.train.recipe import DevSet, FinetuneRecipe, RecipeError, RunRecipe, StageRecipe
 from sewkit.train.state import TrainState
 
@@ -88,7 +90,10 @@ def loop_settings(recipe: RunRecipe, output: Path, device: torch.device, stop_af
 
 def start_model(recipe: FinetuneRecipe) -> LoadedModel:
     """A new model, or the one to start from; with a new head where it has none for this task."""
-    source = load_model(recipe.init) if recipe.init is not None else None
+    source = None
+    if recipe.init is not None:
+        source = load_model(recipe.init)
+        source = replace(source, model=model_for(recipe, source.model))
     if recipe.label_column is not None:
         labels = tuple(sorted(set(read_labels(recipe))))
         task = LoadedModel(
@@ -105,8 +110,11 @@ def start_model(recipe: FinetuneRecipe) -> LoadedModel:
 
 def build_head(recipe: FinetuneRecipe, source: LoadedModel | None, **head: int) -> SpeechModel:
     """The recipe's model with a head, all of it random."""
-    config = recipe.model if source is None else source.model.config
-    assert config is not None
+    if source is not None:
+        config = source.model.config
+    else:
+        assert recipe.model is not None
+        config = config_for(recipe, recipe.model)
     dropout = recipe.dropout or config.dropout
     return build_model(config.replace(**{"vocab_size": None, "num_labels": None, "dropout": dropout, **head}))
 
@@ -148,7 +156,7 @@ def build_stages(recipe: FinetuneRecipe, task: LoadedModel, device: torch.device
                 name=stage.name,
                 num_updates=stage.num_updates,
                 schedule=stage.schedule,
-                batches=batches,
+                batches=DrawnPoints(batches, task.model.config, seed, recipe.draw_per_layer),
                 objective=objective,
                 trainable=partial(trainable, objective, stage),
                 validate=None if stage.objective == "log_mel" else validate,

@@ -22,6 +22,7 @@ from sewkit.train import distributed
 from sewkit.train.finetune import loop_settings, read_dev_path, read_rows, start_process
 from sewkit.train.loop import Settings, Stage, autocast, train
 from sewkit.train.plan import Plan, make_plan
+from sewkit.train.points import DrawnPoints, config_for, model_for
 from sewkit.train.recipe import DevSet, PretrainRecipe
 from sewkit.train.state import TrainState
 from sewkit.train.summary import hours_of, summarize
@@ -66,9 +67,13 @@ def start_objective(recipe: PretrainRecipe) -> Contrastive:
 
 def start_encoder(recipe: PretrainRecipe) -> SpeechModel:
     """The recipe's model without a head, its dropout and masking as the recipe wants them."""
-    source = load_model(recipe.init).model if recipe.init is not None else None
-    config = recipe.model if source is None else source.config
-    assert config is not None
+    source = None
+    if recipe.init is not None:
+        source = model_for(recipe, load_model(recipe.init).model)
+        config = source.config
+    else:
+        assert recipe.model is not None
+        config = config_for(recipe, recipe.model)
     model = build_model(
         config.replace(
             vocab_size=None,
@@ -114,7 +119,9 @@ def build_stage(recipe: PretrainRecipe, objective: Contrastive, device: torch.de
         name="pretraining",
         num_updates=recipe.updates,
         schedule=recipe.schedule,
-        batches=MaskedCrops(crops, objective.model.config),
+        batches=DrawnPoints(
+            MaskedCrops(crops, objective.model.config), objective.model.config, recipe.seed, recipe.draw_per_layer
+        ),
         objective=objective,
         trainable=lambda update: list(objective.parameters()),
         validate=validate if validations else None,

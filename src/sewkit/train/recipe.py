@@ -14,12 +14,16 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sewkit.config import PUBLISHED, Dropout, Masking, ModelConfig
+from sewkit.compute import Compute
+from sewkit.config import PUBLISHED, Dropout, Masking, ModelConfig, Stochastic
 from sewkit.data.augment import Augmentation
 from sewkit.data.strings import Source, Strings
 from sewkit.errors import UserError
 from sewkit.objectives.contrastive import ContrastiveSettings
 from sewkit.train.schedule import Schedule
+
+ALL_POINTS = "all"
+"""What a recipe's `compute` says to train a stochastic model at all its operating points."""
 
 
 class RecipeError(UserError):
@@ -92,6 +96,14 @@ class RunRecipe(_Part):
     """the model to start from: a folder, an original .pt file, a hub id."""
     dropout: Dropout | None = None
     """In place of the one that the model of `init` was saved with."""
+    stochastic: Stochastic | None = None
+    """Make the fixed model of `init` stochastic, with these squeeze factors and pools; `{}` for the usual ones. A new
+    model says them itself."""
+    compute: str = ALL_POINTS
+    """all: every micro-batch of a stochastic model at a point drawn for it. A point, such as squeeze=3: the model is
+    fixed to it, trained and saved as that."""
+    draw_per_layer: bool = False
+    """Draw pools for each layer, instead of one for all."""
     train: tuple[Source, ...] = Field(min_length=1)
     dev: tuple[DevSet, ...] = ()
     device: str = "auto"
@@ -136,6 +148,10 @@ class RunRecipe(_Part):
     def _one_start(self) -> "RunRecipe":
         if (self.model is None) == (self.init is None):
             raise ValueError("give either model (a new one) or init (a model to start from)")
+        if self.stochastic is not None and self.init is None:
+            raise ValueError("stochastic is for the model of init: a new one has its squeeze_factors under model")
+        if self.compute != ALL_POINTS:
+            Compute.parse(self.compute)
         return self
 
 
