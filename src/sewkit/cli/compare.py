@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,8 +74,10 @@ def compare(
     with measured.status():
         for folder, (left, right) in zip(folders.values(), pairs, strict=True):
             comparison = compare_evaluations(left, right)
-            document = comparison_document(comparison)
-            print_json(comparison.to_dict()) if as_json else show(str(comparison), document)
+            if as_json:
+                print_json(comparison.to_dict())
+            else:
+                show(str(comparison), functools.partial(comparison_document, comparison, most=0))
             if folder is not None:
                 _write(folder, comparison, None if reports[0] else measured)
 

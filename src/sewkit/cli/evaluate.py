@@ -109,7 +109,10 @@ def _measure(
 
     evaluation = measured.evaluate(asr, manifest)
     facts = evaluation.to_dict() if as_json or folder else {}
-    print_json(facts) if as_json else show(str(evaluation), evaluation_document(evaluation, worst=0, sample=0))
+    if as_json:
+        print_json(facts)
+    else:
+        show(str(evaluation), lambda: evaluation_document(evaluation, worst=0, sample=0))
     if folder is not None:
         write(folder, evaluation_document(evaluation, Clips(measured.rows(manifest)), worst=worst), facts)
 

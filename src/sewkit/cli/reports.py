@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -122,14 +122,15 @@ def write(folder: Path, document: Document, facts: dict[str, Any]) -> None:
     print(f"wrote {', '.join(map(str, paths))}", file=sys.stderr)
 
 
-def show(text: str, document: Document) -> None:
-    """On a terminal the first table and the notes; elsewhere plain lines."""
+def show(text: str, make_document: Callable[[], Document]) -> None:
+    """On a terminal the document's first table and its notes; elsewhere plain lines."""
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         typer.echo(text)
         return
+    document = make_document()
     console.print(f"\n{document.title}", style="bold", markup=False, highlight=False)
     _print_table(console, document.tables[0])
     for figure in document.figures[2:]:

@@ -38,11 +38,6 @@ class ErrorCounts:
     """Words (or characters) of the reference."""
 
     @property
-    def num_words(self) -> int:
-        """Where units are words."""
-        return self.num_units
-
-    @property
     def errors(self) -> int:
         """All errors."""
         return self.substitutions + self.deletions + self.insertions

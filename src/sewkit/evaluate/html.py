@@ -40,9 +40,8 @@ def _body(document: Document) -> Iterator[str]:
         yield f'<div class="figure">{escape(figure.name)}<b>{escape(figure.value)}</b>{detail}</div>'
     yield "</div>"
     yield f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in document.notes)}</ul>'
-    for table in document.tables:
-        yield from _section(table.title, table.note)
-        yield _table(table)
+    tables = ("\n".join([*_section(table.title, table.note), _table(table)]) for table in document.tables)
+    yield f'<div class="tables">{"".join(f"<section>{table}</section>" for table in tables)}</div>'
     for gallery in document.galleries:
         yield from _gallery(gallery)
     yield from _section("How it was measured", "")
@@ -125,7 +124,7 @@ def _pair(edit: Edit) -> str:
 LEGEND = (
     '<div class="legend faint">'
     + "".join(
-        f"{_pair(edit)}<span>{MARKS[edit.kind]}: {meaning}</span>"
+        f"<span>{_pair(edit)} {MARKS[edit.kind]}: {meaning}</span>"
         for edit, meaning in (
             (Edit("one", "won"), "substitution, another word was written"),
             (Edit("one", None), "deletion, nothing was written"),

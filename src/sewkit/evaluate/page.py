@@ -48,6 +48,9 @@ th button::after { content: " \\2195"; color: var(--faint); font-weight: 400; }
 th[aria-sort=ascending] button::after { content: " \\2191"; color: inherit; }
 th[aria-sort=descending] button::after { content: " \\2193"; color: inherit; }
 th button:focus-visible, audio:focus-visible { outline: 2px solid var(--ins-text); outline-offset: -2px; }
+.tables { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start; }
+.tables section { max-width: 100%; }
+.legend > span { display: inline-flex; align-items: center; gap: .6rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; align-items: center; margin: .6rem 0; }
 .excerpt {
   background: var(--panel); border: 1px solid var(--line); border-radius: .6rem; padding: .7rem 1rem; margin: .7rem 0;

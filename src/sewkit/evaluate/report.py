@@ -105,13 +105,14 @@ def _write_whole(path: Path, text: str) -> None:
     draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A file name that is not UTF-8 reaches the text as surrogates, which cannot be encoded.
-        draft.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-        os.replace(draft, path)
+        try:
+            # A file name that is not UTF-8 reaches the text as surrogates, which cannot be encoded.
+            draft.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def interval_text(rate: ErrorRate) -> str:

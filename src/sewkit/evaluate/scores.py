@@ -141,10 +141,12 @@ class Scores:
 def _size_name(number: int, edges: Sequence[float], unit: str) -> str:
     """ "2 to 5 s" holds from 2 to just below 5."""
     if number == 0:
-        return f"below {edges[0]:g} {unit}"
+        return f"0 {unit}" if isinstance(edges[0], int) else f"0 to {edges[0]:g} {unit}"
     if number == len(edges):
-        return f"from {edges[-1]:g} {unit}"
+        return f"{edges[-1]:g} {unit} and more"
     low, high = edges[number - 1], edges[number]
     if isinstance(low, int):
-        return f"{low} {unit}" if high == low + 1 else f"{low} to {high - 1:g} {unit}"
+        if high > low + 1:
+            return f"{low} to {high - 1:g} {unit}"
+        return f"{low} {unit if low > 1 else unit.removesuffix('s')}"
     return f"{low:g} to {high:g} {unit}"
