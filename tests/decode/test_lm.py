@@ -10,6 +10,7 @@ import pytest
 
 from sewkit.decode.lm import Arpa, LanguageModelError, NGramModel, build_arpa, load_lm, read_arpa, write_arpa
 from sewkit.decode.lm.building import build_from_files
+from sewkit.decode.lm.kenlm import KenLMModel, _listed_words
 from sewkit.errors import MissingExtraError, UserError
 
 DATA = Path(__file__).parent / "data"
@@ -202,3 +203,27 @@ def test_text_that_no_model_can_be_built_from(
 ) -> None:
     with pytest.raises(UserError, match=message):
         build_arpa(sentences, order, prune=prune)
+
+
+def test_kenlms_words_are_read_from_the_end_of_its_binary(tmp_path: Path) -> None:
+    (tmp_path / "lm.bin").write_bytes(b"mmap lm \0\x01<unk\0 numbers \0<unk>\0<s>\0</s>\0don't\0\xc3\xa9t\xc3\xa9\0")
+    assert _listed_words(tmp_path / "lm.bin") == ["<unk>", "<s>", "</s>", "don't", "été"]
+    (tmp_path / "bare.bin").write_bytes(b"mmap lm \0\x01 numbers")
+    assert _listed_words(tmp_path / "bare.bin") is None
+
+
+def test_a_kenlm_binary_scores_as_the_arpa_file_it_was_made_from(tmp_path: Path) -> None:
+    """Where KenLM is installed; its Python module also reads ARPA files, which stands in for a binary."""
+    pytest.importorskip("kenlm")
+    ours, theirs = load_lm(DATA / "lmplz.arpa"), KenLMModel(DATA / "lmplz.arpa")
+    for sentence in CORPUS[:20]:
+        states = [ours.start, theirs.start]
+        for word in sentence.split():
+            scores = []
+            for place, model in enumerate((ours, theirs)):
+                index = model.id_of(word)
+                assert index is not None
+                score, states[place] = model.score(states[place], index)
+                scores.append(score)
+            assert scores[0] == pytest.approx(scores[1], abs=3e-6)
+        assert ours.end(states[0]) == pytest.approx(theirs.end(states[1]), abs=3e-6)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,24 @@ def is_kenlm_binary(path: str | os.PathLike[str]) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
+def _listed_words(path: str | os.PathLike[str]) -> list[str] | None:
+    """The words at the end of a binary file, where KenLM's build_binary puts them, zero bytes between; None if not."""
+    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        begin = content.rfind(b"<unk>\0")
+        if begin < 0:
+            return None
+        return [word.decode("utf-8", "replace") for word in content[begin:].split(b"\0") if word]
+
+
 class KenLMModel:
-    """A KenLM model behind the interface of `NGramModel`. Such files don't tell their words: ids are given on sight."""
+    """A KenLM model behind the interface of `NGramModel`. KenLM does not tell its ids, so they are given on sight."""
 
     def __init__(self, path: str | os.PathLike[str]):
         try:
             import kenlm  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
             raise MissingExtraError(f"{path} is a KenLM binary, and reading it", "lm") from None
+        self._path = path
         self._new_state: Any = kenlm.State
         try:
             self._model = kenlm.Model(os.fspath(path))
@@ -40,8 +52,15 @@ class KenLMModel:
         self._model.NullContextWrite(self._states[self.empty])
         self._model.BeginSentenceWrite(self._states[self.start])
 
-    def words(self) -> None:
-        """Not known."""
+    def words(self) -> list[str] | None:
+        """The words that it knows, without sentence marks; None, with a warning, if its file does not list them."""
+        found = _listed_words(self._path)
+        known = [word for word in found or [] if word not in ("<unk>", "<s>", "</s>")]
+        if not known or not all(word in self._model for word in known):
+            message = f"{self._path}: lists no words; without a lexicon (unigrams.txt) words are easily glued together"
+            warnings.warn(message, stacklevel=2)
+            return None
+        return known
 
     def unigram(self, word: int) -> float:
         """log10 P(word), without context."""
