@@ -50,13 +50,13 @@ def test_txt_has_a_line_for_every_segment():
 
 def test_srt_layout():
     assert WRITERS["srt"](SHORT) == (
-        "1\n00:00:00,020 --> 00:00:00,600\none two\n\n2\n00:00:01,500 --> 01:01:02,000\nthree\n\n"
+        "1\n00:00:00,020 --> 00:00:01,020\none two\n\n2\n00:00:01,500 --> 00:00:08,500\nthree\n\n"
     )
 
 
 def test_vtt_layout():
     assert WRITERS["vtt"](SHORT) == (
-        "WEBVTT\n\n00:00:00.020 --> 00:00:00.600\none two\n\n00:00:01.500 --> 01:01:02.000\nthree\n\n"
+        "WEBVTT\n\n00:00:00.020 --> 00:00:01.020\none two\n\n00:00:01.500 --> 00:00:08.500\nthree\n\n"
     )
 
 

@@ -15,8 +15,11 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sewkit.subtitles import USUAL, Cue, SubtitleStyle, lay_out
 
 if TYPE_CHECKING:
     from sewkit.compute import Compute
@@ -77,7 +80,7 @@ class AlignedWord(Word):
 
 @dataclass(frozen=True)
 class Segment:
-    """Words spoken without a long pause: a line of the text, a subtitle."""
+    """Words spoken without a long pause: a line of the text."""
 
     text: str
     start: float
@@ -174,21 +177,25 @@ def _txt(transcript: Transcript) -> str:
     return "".join(f"{segment.text}\n" for segment in transcript.segments)
 
 
-def _srt(transcript: Transcript) -> str:
+def _srt(transcript: Transcript, style: SubtitleStyle = USUAL) -> str:
     cues = []
-    for number, segment in enumerate(transcript.segments, start=1):
-        times = f"{_clock(segment.start, ',')} --> {_clock(segment.end, ',')}"
-        cues.append(f"{number}\n{times}\n{segment.text.replace('-->', '->')}\n\n")
+    for number, cue in enumerate(lay_out(transcript.words, style, transcript.duration), start=1):
+        times = f"{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}"
+        cues.append(f"{number}\n{times}\n{_lines(cue).replace('-->', '->')}\n\n")
     return "".join(cues)
 
 
-def _vtt(transcript: Transcript) -> str:
+def _vtt(transcript: Transcript, style: SubtitleStyle = USUAL) -> str:
     cues = []
-    for segment in transcript.segments:
-        times = f"{_clock(segment.start, '.')} --> {_clock(segment.end, '.')}"
+    for cue in lay_out(transcript.words, style, transcript.duration):
+        times = f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}"
         # WebVTT takes < and & for tags and entities, and a vocabulary may hold "<unk>".
-        cues.append(f"{times}\n{html.escape(segment.text, quote=False)}\n\n")
+        cues.append(f"{times}\n{html.escape(_lines(cue), quote=False)}\n\n")
     return "WEBVTT\n\n" + "".join(cues)
+
+
+def _lines(cue: Cue) -> str:
+    return "\n".join(cue.lines)
 
 
 def _tsv(transcript: Transcript) -> str:
@@ -270,10 +277,11 @@ def _praat_string(text: str) -> str:
     return f'"{quoted}"'
 
 
+SUBTITLES: dict[str, Callable[..., str]] = {"srt": _srt, "vtt": _vtt}
+"""Formats that take a `SubtitleStyle` as `style`."""
 WRITERS: dict[str, Callable[[Transcript], str]] = {
     "txt": _txt,
-    "srt": _srt,
-    "vtt": _vtt,
+    **SUBTITLES,
     "tsv": _tsv,
     "json": _json,
     "ctm": _ctm,
@@ -284,12 +292,17 @@ _SUFFIXES = {"textgrid": "TextGrid"}
 
 
 def write_transcript(
-    transcript: Transcript, folder: str | os.PathLike[str], formats: Iterable[str], *, stem: str
+    transcript: Transcript,
+    folder: str | os.PathLike[str],
+    formats: Iterable[str],
+    *,
+    stem: str,
+    subtitles: SubtitleStyle | None = None,
 ) -> list[Path]:
     """Write `<stem>.<format>` into `folder`, made if missing, for each of `formats`; returns the paths.
 
     Each file appears whole or not at all and replaces an older one. Two recordings may share a file name: the
-    caller picks stems that differ.
+    caller picks stems that differ. `subtitles` are the limits of srt and vtt, if others than the usual ones.
 
     Raises:
         ValueError: a format is not in `WRITERS`; nothing is written.
@@ -301,16 +314,19 @@ def write_transcript(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{stem}.{_SUFFIXES.get(format, format)}" for format in formats]
     for path, format in zip(paths, formats, strict=True):
-        _write_atomically(path, WRITERS[format](transcript))
+        write = WRITERS[format]
+        if subtitles is not None and format in SUBTITLES:
+            write = partial(SUBTITLES[format], style=subtitles)
+        _write_atomically(path, write(transcript))
     return paths
 
 
 def _write_atomically(path: Path, text: str) -> None:
     # In the same folder, because a rename across file systems is a copy.
-    partial = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         # A file name that is not UTF-8 reaches the text as surrogates, which cannot be encoded.
-        partial.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-        os.replace(partial, path)
+        unfinished.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+        os.replace(unfinished, path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
