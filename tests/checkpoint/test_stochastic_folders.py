@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from typer.testing import CliRunner
 
@@ -186,6 +187,15 @@ def test_the_command_line_exports_one_point_and_says_what_there_is(saved: Path, 
     assert facts["operating_points"][0] == "squeeze=4,query_pool=2,kv_pool=2"
     assert facts["macs_per_second_by_point"]["squeeze=1"] == facts["macs_per_second"]
     assert "squeeze=1" in run_cli("info", str(saved)).output
+
+
+def test_the_command_line_transcribes_at_the_point_asked_for(saved: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "clip.wav", synthetic_speech(16_000), 16_000)
+    arguments = ("transcribe", str(tmp_path / "clip.wav"), "--model", str(saved), "--json")
+    done = run_cli(*arguments, "--compute", "squeeze=4,kv_pool=2")
+    assert json.loads(done.stdout)["compute"] == {"squeeze": 4, "query_pool": 1, "kv_pool": 2}
+    refused = run_cli(*arguments, "--compute", "squeeze=9")
+    assert "does not run at squeeze=9" in str(refused.exception)
 
 
 @pytest.mark.parametrize(

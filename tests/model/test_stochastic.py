@@ -451,6 +451,21 @@ def test_every_weight_that_a_point_uses_gets_a_gradient_and_no_other(toy: Speech
             assert parameter.grad.any(), name
 
 
+@pytest.mark.parametrize("name", ["stochastic-sew", "stochastic-sew-d"])
+def test_checkpoints_of_activations_change_no_gradient_at_pooled_points(name: str) -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        encoder = toy_model(name).encoder.train()
+        encoder.checkpoint_layers = checkpointed
+        encoder.layer_random.manual_seed(3)
+        torch.manual_seed(4)
+        x = torch.randn(2, 9, 32)
+        encoder(x, torch.tensor([9, 7]), Compute(2, (2, 1), (1, 2)))[-1].square().sum().backward()
+        gradients.append({key: parameter.grad for key, parameter in encoder.named_parameters()})
+    for key, expected in gradients[0].items():
+        assert expected is None if gradients[1][key] is None else torch.equal(gradients[1][key], expected), key
+
+
 def test_chunks_are_aligned_with_all_windows_of_a_model() -> None:
     assert aligned_hops(TOYS["sew"]) == 12
     hops = aligned_hops(STOCHASTIC_TOYS["stochastic-sew"])

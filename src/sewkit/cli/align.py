@@ -13,6 +13,7 @@ from sewkit.cli.options import (
     BUNDLED,
     Architecture,
     BatchSeconds,
+    ComputePoint,
     Device,
     Dtype,
     Json,
@@ -41,6 +42,7 @@ def align(
     snap: Annotated[
         bool, typer.Option(help="Let words begin and end with the sound around their letters, not with their letters.")
     ] = True,
+    compute: ComputePoint = None,
     device: Device = None,
     dtype: Dtype = "float32",
     threads: Threads = None,
@@ -72,7 +74,7 @@ def align(
     output.expect(recordings.paths)
 
     def align_all(inputs: list[Any], **options: Any) -> Iterator[Alignment]:
-        return asr.align_batch(zip(inputs, texts.values(), strict=True), snap=snap, **options)
+        return asr.align_batch(zip(inputs, texts.values(), strict=True), compute=compute, snap=snap, **options)
 
     for alignment in recordings.run(align_all, "aligning"):
         output.give(alignment, _lines(alignment))

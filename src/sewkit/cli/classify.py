@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from sewkit.cli.options import Audio, BatchSeconds, Device, Dtype, Json, Model, Threads, print_json
+from sewkit.cli.options import Audio, BatchSeconds, ComputePoint, Device, Dtype, Json, Model, Threads, print_json
 
 
 def classify(
     audio: Audio,
     model: Model,
     top: Annotated[int, typer.Option(min=1, help="So many classes of each recording, best first.")] = 3,
+    compute: ComputePoint = None,
     device: Device = None,
     dtype: Dtype = "float32",
     threads: Threads = None,
@@ -35,7 +36,7 @@ def classify(
     recordings = Recordings(audio)
     asr = load(model, device=device, dtype=dtype, threads=threads)
     asr.batch_seconds = batch_seconds or asr.batch_seconds
-    for found in recordings.run(partial(asr.classify_batch, top=top), "classifying"):
+    for found in recordings.run(partial(asr.classify_batch, compute=compute, top=top), "classifying"):
         classes = ", ".join(f"{one.label} {one.score:.1%}" for one in found.scores)
         if as_json:
             print_json({"source": found.source, **found.to_dict()})

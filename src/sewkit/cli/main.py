@@ -19,6 +19,7 @@ from sewkit.cli.info import info
 from sewkit.cli.lm import lm
 from sewkit.cli.matrix import matrix
 from sewkit.cli.pretrain import pretrain
+from sewkit.cli.sweep import sweep
 from sewkit.cli.transcribe import transcribe
 from sewkit.errors import UserError
 from sewkit.train.signals import EXIT_STATUS, Stopped
@@ -47,7 +48,7 @@ def _options(
     pass
 
 
-for verb in (transcribe, align, classify, info, convert, pretrain, finetune, matrix, evaluate, compare, doctor):
+for verb in (transcribe, align, classify, info, convert, pretrain, finetune, matrix, evaluate, compare, sweep, doctor):
     app.command(verb.__name__)(verb)
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
