@@ -12,15 +12,12 @@ def finetune(
 
     Example:  sewkit finetune --config recipes/bundled.yaml --output runs/bundled --set data_root=data
     """
-    from sewkit.train.finetune import build_stages, loop_settings, run, start_model, start_process
-    from sewkit.train.plan import make_plan, print_plan
+    from sewkit.train.finetune import plan, run
+    from sewkit.train.plan import print_plan
     from sewkit.train.recipe import FinetuneRecipe, load_recipe
-    from sewkit.train.summary import hours_of
 
     recipe = load_recipe(FinetuneRecipe, config, overrides or [])
-    if not dry_run:
+    if dry_run:
+        print_plan(plan(recipe, output))
+    else:
         run(recipe, output, resume=resume)
-        return
-    device = start_process(recipe)
-    stages = build_stages(recipe, start_model(recipe), device)
-    print_plan(make_plan(stages, loop_settings(recipe, output, device, None), hours_of(recipe)))

@@ -12,20 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sewkit.audio import SAMPLE_RATE
 from sewkit.checkpoint import load_model, save_model
 from sewkit.checkpoint.loaded import LoadedModel
 from sewkit.data.augment import Augmenter, read_noises
-from sewkit.data.batch import Batch, make_batch
-from sewkit.data.manifest import Manifest, ManifestError, Utterance, load_utterance, read_manifest
-from sewkit.data.strings import ClipSource, Source, StringBatches, load_source
+from sewkit.data.batch import Batch
+from sewkit.data.manifest import ManifestError
+from sewkit.data.strings import ClipSource, StringBatches, load_source
 from sewkit.data.utterances import UtteranceBatches
 from sewkit.data.validate import Requirements
 from sewkit.data.validate import validate as validate_rows
-from sewkit.evaluate.classification import class_ids, label_of
-from sewkit.evaluate.wer import letter_errors, rate_of, word_errors
 from sewkit.model import SpeechModel, build_model
 from sewkit.objectives.classification import Classify
 from sewkit.objectives.ctc import CTC
@@ -34,10 +31,14 @@ from sewkit.objectives.logmel import LogMel
 from sewkit.objectives.loss import Objective
 from sewkit.text import Alphabet
 from sewkit.train import distributed
-from sewkit.train.loop import Precision, Settings, Stage, autocast, train
+from sewkit.train.loop import Settings, Stage, train
+from sewkit.train.plan import Plan, make_plan
 from sewkit.train.points import DrawnPoints, config_for, model_for
-from sewkit.train.recipe import DevSet, FinetuneRecipe, RecipeError, RunRecipe, StageRecipe
+from sewkit.train.recipe import FinetuneRecipe, RecipeError, RunRecipe, StageRecipe
+from sewkit.train.rows import read_rows
 from sewkit.train.state import TrainState
+from sewkit.train.summary import hours_of, summarize
+from sewkit.train.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +47,27 @@ VALIDATION_SECONDS = 60.0
 
 def run(recipe: FinetuneRecipe, output: Path, resume: bool = False, stop_after: int | None = None) -> TrainState:
     """Train, write log and states into `output`, and the finished model into `output/model`."""
-    device = start_process(recipe)
-    task = start_model(recipe)
-    stages = build_stages(recipe, task, device)
-    state = train(stages, loop_settings(recipe, output, device, stop_after), resume)
+    task, stages, settings = prepare(recipe, output, stop_after)
+    state = train(stages, settings, resume)
     if state.stage == len(stages) and distributed.is_first():
         save_final(task, state, output / "model", recipe.save_as)
+        summarize(recipe, task.model, output)
     return state
+
+
+def plan(recipe: FinetuneRecipe, output: Path) -> Plan:
+    """What the run will be; trains nothing, writes nothing."""
+    _, stages, settings = prepare(recipe, output)
+    return make_plan(stages, settings, hours_of(recipe))
+
+
+def prepare(
+    recipe: FinetuneRecipe, output: Path, stop_after: int | None = None
+) -> tuple[LoadedModel, list[Stage], Settings]:
+    """The model with what its outputs mean, and all that `train` needs."""
+    device = start_process(recipe)
+    task = start_model(recipe)
+    return task, build_stages(recipe, task, device), loop_settings(recipe, output, device, stop_after)
 
 
 def start_process(recipe: RunRecipe) -> torch.device:
@@ -140,7 +155,7 @@ def build_stages(recipe: FinetuneRecipe, task: LoadedModel, device: torch.device
     sources: list[ClipSource] = []
     if any(stage.strings for stage in recipe.stages):
         sources = [load_source(source, recipe.data_root) for source in recipe.train]
-    validate = build_validation(recipe, task, device)
+    validate = Validation(recipe, task, device) if recipe.dev else None
     stages = []
     for number, stage in enumerate(recipe.stages):
         augmenter = Augmenter(stage.augmentation, noises, rooms)
@@ -240,19 +255,6 @@ def utterance_batches(
     )
 
 
-def read_rows(recipe: RunRecipe) -> Manifest:
-    """The training rows of all sources."""
-    return Manifest.join([open_source(source, recipe.data_root) for source in recipe.train])
-
-
-def open_source(source: Source, data_root: Path) -> Manifest:
-    """The rows of one source."""
-    path = data_root / source.manifest
-    if source.intents:
-        return Manifest.open(path, source.split, labelled=False, intent=source.intents)
-    return Manifest.open(path, source.split, labelled=False)
-
-
 def read_labels(recipe: FinetuneRecipe) -> list[str]:
     """The class of every training row. Raises ManifestError for a row without one."""
     assert recipe.label_column is not None
@@ -262,72 +264,3 @@ def read_labels(recipe: FinetuneRecipe) -> list[str]:
         if value is None:
             raise ManifestError(f"{rows[number].name}: nothing in column {recipe.label_column!r}")
     return [str(value) for value in values]
-
-
-# ---- validation ----------------------------------------------------------------------------------------------------
-
-
-def build_validation(
-    recipe: FinetuneRecipe, task: LoadedModel, device: torch.device
-) -> Callable[[], dict[str, float]] | None:
-    """Error rates (or accuracies) on the recipe's dev sets, on demand."""
-    if not recipe.dev:
-        return None
-    sets = {dev.name: sorted(read_dev_set(recipe, dev), key=lambda row: -row.duration) for dev in recipe.dev}
-    waveforms = {name: [load_utterance(row) for row in rows] for name, rows in sets.items()}
-
-    def measure() -> dict[str, float]:
-        rates: dict[str, float] = {}
-        for name, rows in sets.items():
-            outputs = predict(task.model, waveforms[name], device, recipe.precision)
-            rates |= score(task, name, rows, outputs)
-        return rates
-
-    return measure
-
-
-def read_dev_set(recipe: RunRecipe, dev: DevSet) -> list[Utterance]:
-    """The rows of one dev set."""
-    path, root = read_dev_path(recipe, dev)
-    return read_manifest(path, split=dev.split, root=root, labelled=False)
-
-
-def read_dev_path(recipe: RunRecipe, dev: DevSet) -> tuple[Path, Path | None]:
-    """(the manifest of a dev set, what its paths are relative to if not to itself)."""
-    if dev.beside_recipe:
-        return recipe.folder / dev.manifest, recipe.data_root
-    return recipe.data_root / dev.manifest, None
-
-
-def score(task: LoadedModel, name: str, rows: list[Utterance], outputs: list[Tensor]) -> dict[str, float]:
-    """Word and character error rates of greedy decoding, {"wer_NAME": rate, "cer_NAME": rate}; or {"accuracy_NAME"}."""
-    if task.labels is not None:
-        assert task.label_column is not None
-        wanted = class_ids(task.labels, [label_of(row, task.label_column) for row in rows])
-        right = sum(int(output.argmax()) == one for output, one in zip(outputs, wanted, strict=True))
-        return {f"accuracy_{name}": right / len(rows)}
-    assert task.alphabet is not None
-    texts = [task.alphabet.collapse(output.argmax(dim=-1).tolist()) for output in outputs]
-    references = [row.text for row in rows]
-    words, letters = word_errors(references, texts), letter_errors(references, texts)
-    return {f"wer_{name}": rate_of(words), f"cer_{name}": rate_of(letters)}
-
-
-def predict(
-    model: SpeechModel, waveforms: list[np.ndarray], device: torch.device, precision: Precision
-) -> list[Tensor]:
-    """The head's output for each waveform, (T, V) or (labels,), on the CPU; waveforms are sorted, longest first."""
-    outputs: list[Tensor] = []
-    while len(outputs) < len(waveforms):
-        longest = waveforms[len(outputs)].size / SAMPLE_RATE
-        part = waveforms[len(outputs) :][: max(1, int(VALIDATION_SECONDS / longest))]
-        batch = make_batch(part, [""] * len(part), None).to(device)
-        with autocast(device, precision):
-            scores, frame_lengths = model(batch.waveforms, batch.sample_lengths)
-        scores = scores.float().cpu()
-        outputs += (
-            [row[:length] for row, length in zip(scores, frame_lengths.tolist(), strict=True)]
-            if scores.ndim == 3
-            else list(scores)
-        )
-    return outputs

@@ -58,6 +58,7 @@ from sewkit.train.recipe import (
     read_mapping,
     to_yaml,
 )
+from sewkit.train.rows import read_dev_path
 from sewkit.version import __version__
 
 ELSEWHERE = {"folder", "init", "data_root", "device", "threads"}
@@ -293,7 +294,7 @@ def evaluate(cell: Cell, recipe: RunRecipe, folder: Path) -> dict[str, dict[str,
 
 def evaluate_set(asr: Recognizer, recipe: RunRecipe, one: DevSet) -> dict[str, Any]:
     """Rates with their intervals."""
-    path, root = finetune.read_dev_path(recipe, one)
+    path, root = read_dev_path(recipe, one)
     if asr.config.num_labels is not None:
         confusion = evaluate_classes(asr, path, split=one.split, data_root=root).confusion
         return {"accuracy": asdict(confusion.accuracy), "macro_f1": confusion.macro_f1}

@@ -19,11 +19,12 @@ from sewkit.objectives.loss import Objective
 from sewkit.objectives.masking import draw_masks, equal_masks
 from sewkit.objectives.random import RowRandom
 from sewkit.train import distributed
-from sewkit.train.finetune import loop_settings, read_dev_path, read_rows, start_process
+from sewkit.train.finetune import loop_settings, start_process
 from sewkit.train.loop import Settings, Stage, autocast, train
 from sewkit.train.plan import Plan, make_plan
 from sewkit.train.points import DrawnPoints, config_for, model_for
 from sewkit.train.recipe import DevSet, PretrainRecipe
+from sewkit.train.rows import read_dev_path, read_rows
 from sewkit.train.state import TrainState
 from sewkit.train.summary import hours_of, summarize
 

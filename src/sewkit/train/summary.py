@@ -4,9 +4,9 @@ from pathlib import Path
 
 from sewkit.model import SpeechModel
 from sewkit.train.card import Card, Data, last_results, write_card
-from sewkit.train.finetune import open_source
 from sewkit.train.recipe import RunRecipe, to_yaml
 from sewkit.train.report import write_report
+from sewkit.train.rows import open_source
 
 
 def summarize(recipe: RunRecipe, model: SpeechModel, output: Path) -> None:
