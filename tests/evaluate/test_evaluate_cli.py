@@ -3,16 +3,21 @@
 import json
 import re
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 import sewkit
+from sewkit.audio import SAMPLE_RATE
 from sewkit.cli.main import app
+from sewkit.data.manifest import Utterance
 from sewkit.errors import UserError
+from sewkit.evaluate import manifest as module
 from sewkit.evaluate.manifest import evaluate_manifest
 
 CLIPS = Path(__file__).parents[1] / "clips"
@@ -90,16 +95,14 @@ def test_a_bad_recording_is_named_the_others_are_measured_and_the_status_is_1(tm
     ]
 
 
-def test_a_bad_waveform_in_the_middle_does_not_shift_the_others(tmp_path: Path, monkeypatch) -> None:
+def test_a_bad_waveform_in_the_middle_does_not_shift_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A recording that the recognizer refuses, after it could be read."""
-    import numpy as np
-
-    from sewkit.evaluate import manifest as module
-
     manifest = write_manifest(tmp_path / "words.jsonl", rows()[:4])
     read = module.load_utterance
 
-    def spoiled(utterance: Any) -> np.ndarray:
+    def spoiled(utterance: Utterance) -> np.ndarray:
         is_second = utterance.parts[0].audio == Path(rows()[1]["audio"])
         return np.full(16000, np.nan, np.float32) if is_second else read(utterance)
 
@@ -149,3 +152,23 @@ def test_two_reports_and_two_models_compare_alike(manifest: Path, tmp_path: Path
     out = run("compare", tmp_path / "a", tmp_path / "b", "--normalizer", "whisper-english").stdout
     assert out.startswith("words: WER A ")
     assert "  A has the lower WER, in " in out
+
+
+def test_waveforms_are_let_go_while_a_manifest_is_transcribed(
+    tmp_path: Path, toy: sewkit.Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_manifest(tmp_path / "long.jsonl", [{**rows()[0], "duration": 5.0}] * 60)
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def load(utterance: Utterance) -> np.ndarray:
+        nonlocal most
+        waveform = np.zeros(5 * SAMPLE_RATE, np.float32)
+        alive.append(weakref.ref(waveform))
+        most = max(most, sum(one() is not None for one in alive))
+        return waveform
+
+    monkeypatch.setattr(module, "load_utterance", load)
+    assert len(evaluate_manifest(toy, manifest).heard) == 60
+    # the recognizer reads eight batches of ten seconds ahead, sixteen of these
+    assert most <= 20
