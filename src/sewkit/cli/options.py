@@ -32,6 +32,20 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; defaul
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
 Audio = Annotated[list[str], typer.Argument(help="Files, folders, glob patterns, or - for standard input.")]
+AudioUnlessLive = Annotated[
+    list[str] | None,
+    typer.Argument(help="Files, folders, glob patterns, or - for standard input; nothing with --live."),
+]
+Segmented = Annotated[
+    bool, typer.Option("--segment", help="Cut recordings in their pauses, as --live does, not into overlapping chunks.")
+]
+PartialCompute = Annotated[
+    str | None,
+    typer.Option(
+        help="Operating point that finds pauses and gives partial words; default: the model's cheapest.",
+        metavar="POINT",
+    ),
+]
 BatchSeconds = Annotated[
     float | None, typer.Option(min=1.0, help="Seconds of audio that share a batch; default: 10, on a GPU 240.")
 ]
@@ -44,6 +58,8 @@ OutputFormat = Annotated[
 OutputDir = Annotated[
     Path | None, typer.Option("--output-dir", "-o", help="Folder for the written files; default: this one.")
 ]
+MaxLineWidth = Annotated[int, typer.Option(min=1, help="Characters in a line of subtitles.")]
+MaxLineCount = Annotated[int, typer.Option(min=1, help="Lines of subtitles shown at a time.")]
 Recipe = Annotated[Path, typer.Option("--config", "-c", help="Recipe, a YAML file.")]
 RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: log, checkpoints, final model.")]
 Overrides = Annotated[

@@ -12,11 +12,15 @@ from sewkit.cli.options import print_json
 from sewkit.cli.sources import output_formats, unique_stems
 
 if TYPE_CHECKING:
+    from sewkit.subtitles import SubtitleStyle
     from sewkit.transcript import Transcript
 
 
 class Output:
     """Where the transcripts of some recordings go. Raises UserError for an unknown format."""
+
+    subtitles: SubtitleStyle | None = None
+    """The limits of srt and vtt, if others than the usual ones."""
 
     def __init__(self, formats: list[str] | None, folder: Path | None, as_json: bool, default_format: str):
         self.formats = output_formats(formats or ([default_format] if folder else []))
@@ -41,5 +45,5 @@ class Output:
         from sewkit.transcript import write_transcript
 
         stem = self.stems.get(transcript.source, "stdin")
-        for path in write_transcript(transcript, self.folder, self.formats, stem=stem):
+        for path in write_transcript(transcript, self.folder, self.formats, stem=stem, subtitles=self.subtitles):
             print(f"wrote {path}", file=sys.stderr)
