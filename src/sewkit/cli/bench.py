@@ -21,6 +21,7 @@ class _TranscribeUnlessNamed(TyperGroup):
 
 
 bench = typer.Typer(
+    name="bench",
     cls=_TranscribeUnlessNamed,
     help="Time sewkit beside transformers: transcription (sewkit bench MODELS), or pre-training.",
     no_args_is_help=True,

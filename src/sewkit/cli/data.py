@@ -13,7 +13,7 @@ from sewkit.cli.options import Json, print_json
 if TYPE_CHECKING:
     from sewkit.data.validate import Requirements
 
-data = typer.Typer(help="Import, validate and describe training data.", no_args_is_help=True)
+data = typer.Typer(name="data", help="Import, validate and describe training data.", no_args_is_help=True)
 
 Manifest = Annotated[Path, typer.Argument(help="A JSON-lines manifest.")]
 Split = Annotated[str | None, typer.Option(help="Only rows of this split.")]

@@ -10,7 +10,7 @@ import typer
 
 from sewkit.cli.options import Json, print_json
 
-lm = typer.Typer(no_args_is_help=True, help="Build n-gram language models for the beam search.")
+lm = typer.Typer(name="lm", no_args_is_help=True, help="Build n-gram language models for the beam search.")
 
 
 @lm.callback()

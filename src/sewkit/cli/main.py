@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -27,7 +28,7 @@ from sewkit.version import __version__
 
 app = typer.Typer(
     name="sewkit",
-    help="Efficient wav2vec 2.0 speech recognition: transcribe, convert, fine-tune and measure W2V2, SEW and SEW-D.",
+    help="Efficient wav2vec 2.0 speech recognition: use, train and measure W2V2, SEW and SEW-D.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,11 +49,20 @@ def _options(
     pass
 
 
-for verb in (transcribe, align, classify, info, convert, pretrain, finetune, matrix, evaluate, compare, sweep, doctor):
-    app.command(verb.__name__)(verb)
-app.add_typer(data, name="data")
-app.add_typer(bench, name="bench")
-app.add_typer(lm, name="lm")
+PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
+    "From sound": (transcribe, align, classify),
+    "Models": (info, convert, doctor),
+    "Training": (data, pretrain, finetune, matrix, lm),
+    "Measuring": (evaluate, compare, sweep, bench),
+}
+"""What `--help` lists together; a verb of several commands is an app of its own."""
+
+for panel, verbs in PANELS.items():
+    for verb in verbs:
+        if isinstance(verb, typer.Typer):
+            app.add_typer(verb, rich_help_panel=panel)
+        else:
+            app.command(verb.__name__, rich_help_panel=panel)(verb)
 
 
 def main() -> None:
