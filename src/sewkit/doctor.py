@@ -15,7 +15,7 @@ import torch
 from sewkit.audio import SAMPLE_RATE, load_audio
 from sewkit.recognizer import Recognizer, load
 
-EXTRAS = {"audio": "av", "train": "jiwer", "plot": "matplotlib"}
+EXTRAS = {"audio": "av", "train": "jiwer", "plot": "matplotlib", "lm": "kenlm", "mic": "sounddevice"}
 """Extra -> a package that it brings."""
 TOLERANCE = 1e-4
 """Largest difference of a logit between a clip in a padded batch and the clip alone, in float32."""
