@@ -309,6 +309,25 @@ def test_pooling_does_something_where_frames_differ(toy: SpeechModel) -> None:
             assert (one - other).abs().max() > 100 * TOLERANCE
 
 
+@pytest.mark.parametrize(("query_pool", "kv_pool"), [(1, 3), (3, 1), ((2, 1), (1, 3))])
+def test_queries_and_keys_are_pooled_in_the_layers_that_say_so(
+    toy: SpeechModel, query_pool, kv_pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, seen = Compute(2, query_pool, kv_pool), []
+    for layer in toy.encoder.layers:
+
+        def attend(query, key, value, *rest, original=layer.attention.attend):
+            seen.append((query.shape[2], key.shape[2], value.shape[2]))
+            return original(query, key, value, *rest)
+
+        monkeypatch.setattr(layer.attention, "attend", attend)
+    with torch.inference_mode():
+        toy.encoder(torch.randn(1, 11, 32), torch.tensor([11]), compute)
+    query_pools, kv_pools = ((pool,) * 2 if isinstance(pool, int) else pool for pool in (query_pool, kv_pool))
+    for shapes, query, key in zip(seen, query_pools, kv_pools, strict=True):
+        assert shapes == (-(-11 // query), -(-11 // key), -(-11 // key))
+
+
 def test_windows_of_one_frame_change_nothing() -> None:
     lengths = torch.tensor([5, 2])
     assert Windows.over(lengths, 5, 1) is None

@@ -18,6 +18,7 @@ from sewkit.compute import Compute, draw_compute, operating_points
 from sewkit.config import ModelConfig
 from sewkit.data.batch import make_batch
 from sewkit.model import build_model
+from sewkit.objectives.contrastive import Contrastive, ContrastiveSettings
 from sewkit.objectives.ctc import CTC
 from sewkit.testing import STOCHASTIC_TOYS, TOYS, synthetic_speech, toy_model
 from sewkit.text import Alphabet
@@ -128,6 +129,17 @@ def test_an_objective_runs_at_the_point_of_its_batch():
         plain = float(CTC(model, intermediate_weight=0.5)(batch).total)
     assert len({round(loss, 3) for loss in losses.values()}) == 16
     assert losses[Compute(1)] == plain
+
+
+def test_pre_training_runs_at_the_point_of_its_batch():
+    objective = Contrastive(toy_model("stochastic-sew"), ContrastiveSettings(**HEADS)).eval()
+    batch = make_batch([synthetic_speech(16_000)], [""], None)
+    with torch.no_grad():
+        losses = {
+            round(float(objective(replace(batch, compute=point), 0).total), 3)
+            for point in operating_points(objective.model.config)
+        }
+    assert len(losses) == 16
 
 
 # ---- runs --------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def _print(name: str, rows: list[dict[str, Any]]) -> None:
 
     table = Table(title=name, title_justify="left")
     table.add_column("operating point", no_wrap=True)
-    for column in ("MMAC/s", "ms", "times as fast", "extractor"):
+    for column in ("MMAC/s", "ms", "speed-up", "extractor"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
