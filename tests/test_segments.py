@@ -16,7 +16,7 @@ GRID = Grid(Segmentation(shortest=1.0, longest=6.0), HOP)
 @st.composite
 def speech(draw: st.DrawFn) -> np.ndarray:
     """Frames with and without letters in stretches, as words and pauses are."""
-    lengths = draw(st.lists(st.integers(1, 150), max_size=25))
+    lengths = draw(st.lists(st.integers(1, draw(st.sampled_from([25, 150]))), max_size=40))
     density = draw(st.sampled_from([0.1, 0.5, 1.0]))
     random = np.random.default_rng(draw(st.integers(0, 99)))
     pieces = [random.random(n) < density if index % 2 else np.zeros(n, bool) for index, n in enumerate(lengths)]

@@ -144,7 +144,7 @@ class LiveSound:
         self._convert = _rate_converter(sample_rate)
 
     def feed(self, block: np.ndarray) -> np.ndarray:
-        """(num_samples,) floats, or integers of full range -> (num_samples at 16 kHz,); some come with the next block.
+        """(num_samples,) floats, or integers of full range -> the samples at 16 kHz that are ready, a new array.
 
         Raises AudioError for another shape or type, NaN and infinity.
         """

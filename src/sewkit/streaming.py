@@ -259,8 +259,8 @@ class _Sound:
         self._num_dropped = 0
 
     def append(self, samples: np.ndarray) -> None:
-        """Take the next samples, which are copied: a caller may use its block again."""
-        self._pieces.append(samples.copy())
+        """Take the next samples."""
+        self._pieces.append(samples)
         self.end += len(samples)
 
     def between(self, first: int, end: int) -> np.ndarray:
