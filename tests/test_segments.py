@@ -73,6 +73,18 @@ def test_a_forced_cut_is_where_letters_are_farthest() -> None:
     assert spans_of(frames)[0] == Span(0, 240)
 
 
+@pytest.mark.parametrize("sizes", [[1], [7], [400]])
+def test_a_forced_cut_waits_for_the_frames_that_may_be_near(sizes: list[int]) -> None:
+    frames = np.ones(400, bool)
+    frames[200:210] = frames[290:312] = False
+    assert spans_of(frames, sizes) == [Span(0, 300), Span(300, None)]
+
+
+def test_the_letters_just_behind_a_forced_cut_are_a_segment() -> None:
+    frames = np.arange(400) < 303
+    assert spans_of(frames) == [Span(0, 300), Span(300, 348)]
+
+
 def test_silence_is_in_no_span_and_the_open_start_moves_along_with_it() -> None:
     segmenter = Segmenter(GRID)
     for _ in range(60):
