@@ -110,6 +110,10 @@ class Recognizer:
         """The operating points this model can run at, cheapest first."""
         return operating_points(self.config)
 
+    def resolve(self, compute: Compute | str | None) -> Compute:
+        """The operating point that a request means here; None is the dearest. Raises UserError for one it lacks."""
+        return resolve(self.config, compute)
+
     def beam_search(
         self,
         lm: LanguageModel | str | os.PathLike[str] | None = None,
@@ -168,7 +172,7 @@ class Recognizer:
         A recording that can't be read is handed to `on_error` and left out; without `on_error` its AudioError is
         raised after the recordings before it. With a `segmentation`, see `transcribe`, nothing shares a batch.
         """
-        compute, decoder = resolve(self.config, compute), decoder or self.decoder
+        compute, decoder = self.resolve(compute), decoder or self.decoder
         if segmentation is None:
             outcomes = self._outcomes(sources, self._transcription(compute, decoder), on_progress)
         else:
@@ -196,7 +200,7 @@ class Recognizer:
             self.runtime,
             self.loaded.alphabet,
             decoder or self.decoder,
-            compute=resolve(self.config, compute),
+            compute=self.resolve(compute),
             segmentation=segmentation,
             sample_rate=sample_rate,
             partials=partials,
@@ -244,7 +248,7 @@ class Recognizer:
                 references[number] = spell(text, alphabet)
                 yield source
 
-        task = self._alignment(resolve(self.config, compute), references, snap)
+        task = self._alignment(self.resolve(compute), references, snap)
         outcomes = self._outcomes(sources(), task, on_progress)
         yield from _delivered(outcomes, on_error)
 
@@ -275,7 +279,7 @@ class Recognizer:
         on_error: Callable[[AudioError], None] | None = None,
     ) -> Iterator[Classification]:
         """Classifications in the order of `sources`; batches, memory and errors as in `transcribe_batch`."""
-        task = self._classification(resolve(self.config, compute), top)
+        task = self._classification(self.resolve(compute), top)
         outcomes = self._outcomes(sources, task, on_progress)
         yield from _delivered(outcomes, on_error)
 
@@ -300,7 +304,7 @@ class Recognizer:
         waveforms: Sequence[np.ndarray],
         compute: Compute | str | None,
     ) -> list[np.ndarray]:
-        point = resolve(self.config, compute)
+        point = self.resolve(compute)
         results: list[np.ndarray] = [np.zeros(0)] * len(waveforms)
         for batch in batches_by_size([len(waveform) for waveform in waveforms], self._batch_samples()):
             outputs = run([waveforms[index] for index in batch], point)

@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 
 import sewkit
 from sewkit.audio import SAMPLE_RATE
+from sewkit.checkpoint import save_model
 from sewkit.cli.main import app
 from sewkit.data.manifest import Utterance
 from sewkit.errors import UserError
 from sewkit.evaluate import manifest as module
 from sewkit.evaluate.manifest import evaluate_manifest
+from sewkit.model.stochastic import make_stochastic
 
 CLIPS = Path(__file__).parents[1] / "clips"
 
@@ -172,3 +174,20 @@ def test_waveforms_are_let_go_while_a_manifest_is_transcribed(
     assert len(evaluate_manifest(toy, manifest).heard) == 60
     # the recognizer reads eight batches of ten seconds ahead, sixteen of these
     assert most <= 20
+
+
+def test_a_stochastic_model_is_evaluated_and_compared_at_the_point_asked_for(manifest: Path, tmp_path: Path) -> None:
+    loaded = sewkit.load().loaded
+    save_model(tmp_path / "model", make_stochastic(loaded.model), loaded.alphabet)
+    point = "squeeze=4,kv_pool=2"
+    facts = json.loads(run("evaluate", manifest, "-m", tmp_path / "model", "--compute", point, "--json").stdout)
+    assert facts["system"]["compute"] == point
+    asr = sewkit.load(tmp_path / "model")
+    heard = [one["hypothesis"] for one in facts["utterances"]]
+    assert heard == [asr.transcribe(row["audio"], compute=point).text for row in rows()]
+    same = [tmp_path / "model"] * 2
+    compared = json.loads(run("compare", *same, manifest, "--compute-b", point, "--json").stdout)
+    assert compared["b"]["compute"] == point
+    assert compared["a"]["compute"] == str(asr.compute_options[-1])
+    with pytest.raises(UserError, match="it runs at: squeeze=2 only"):
+        run("evaluate", manifest, "--compute", point)

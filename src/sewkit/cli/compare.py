@@ -40,6 +40,8 @@ def compare(
     normalizer: NormalizerName = None,
     resample: Resample = None,
     output: ReportFolder = None,
+    compute_a: Annotated[str | None, typer.Option(help="Operating point of A; default: its dearest.")] = None,
+    compute_b: Annotated[str | None, typer.Option(help="Operating point of B; default: its dearest.")] = None,
     device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -52,6 +54,8 @@ def compare(
 
     Example:  sewkit compare runs/base/model runs/mine/model test.jsonl -o comparison
 
+    Example:  sewkit compare runs/mine/model runs/mine/model test.jsonl --compute-a full --compute-b fast
+
     Example:  sewkit compare reports/base/report.json reports/mine/report.json
     """
     from sewkit.evaluate.compare import compare as compare_evaluations
@@ -60,8 +64,10 @@ def compare(
     reports = [_report_path(one) for one in (a, b)]
     measured = Measured(split, data_root, normalizer, resample)
     if reports[0] and reports[1]:
-        if manifests or split or data_root:
-            raise UserError(f"{a} and {b} are reports of their data: leave out manifests, --split and --data-root")
+        if manifests or split or data_root or compute_a or compute_b:
+            raise UserError(
+                f"{a} and {b} are reports of their data: leave out manifests, --split, --data-root and --compute"
+            )
         pairs = iter([(_read(reports[0], normalizer, resample), _read(reports[1], normalizer, resample))])
         manifests = [Path("reports")]
     elif reports[0] or reports[1]:
@@ -69,7 +75,7 @@ def compare(
     elif not manifests:
         raise UserError("two models need data to be compared on: name one or more manifests after them")
     else:
-        pairs = _evaluations(a, b, manifests, measured, device, threads)
+        pairs = _evaluations([(a, compute_a), (b, compute_b)], manifests, measured, device, threads)
     folders = report_folders(manifests, output)
     with measured.status():
         for folder, (left, right) in zip(folders.values(), pairs, strict=True):
@@ -83,15 +89,19 @@ def compare(
 
 
 def _evaluations(
-    a: str, b: str, manifests: list[Path], measured: Measured, device: str | None, threads: int | None
+    systems: list[tuple[str, str | None]],
+    manifests: list[Path],
+    measured: Measured,
+    device: str | None,
+    threads: int | None,
 ) -> Iterator[tuple[Evaluation, Evaluation]]:
-    """Both models over all manifests, one model in memory at a time."""
+    """Both models, each at its point, over all manifests; one model in memory at a time."""
     from sewkit.recognizer import load
 
     found: list[list[Evaluation]] = []
-    for model in (a, b):
+    for model, compute in systems:
         asr = load(model, device=device, threads=threads)
-        found.append([measured.evaluate(asr, manifest) for manifest in manifests])
+        found.append([measured.evaluate(asr, manifest, compute) for manifest in manifests])
     return zip(*found, strict=True)
 
 

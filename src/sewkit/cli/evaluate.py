@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sewkit.cli.decoding import Alpha, Beam, Beta, Hotword, LanguageModelFile, choose_decoder
-from sewkit.cli.options import BUNDLED, Device, Json, Threads, print_json
+from sewkit.cli.options import BUNDLED, ComputePoint, Device, Json, Threads, print_json
 from sewkit.cli.reports import (
     DataRoot,
     Measured,
@@ -23,6 +23,7 @@ from sewkit.cli.reports import (
 from sewkit.errors import UserError
 
 if TYPE_CHECKING:
+    from sewkit.evaluate.evaluation import Evaluation
     from sewkit.recognizer import Recognizer
 
 
@@ -57,6 +58,7 @@ def evaluate(
             help="Find alpha and beta on these manifests, and store them and the --lm in the model's folder.",
         ),
     ] = False,
+    compute: ComputePoint = None,
     device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -83,12 +85,16 @@ def evaluate(
         raise UserError(f"--output, --normalizer and --resample are for models that transcribe; {model} classifies")
     if confusion and len(manifests) > 1:
         raise UserError(f"--confusion draws one manifest, found {len(manifests)}; evaluate them one by one")
+    if tune_lm and compute:
+        raise UserError("--tune-lm finds weights at the model's dearest operating point: leave out --compute")
     if tune_lm:
         _tune(asr, model, lm, beam, manifests, split, data_root, as_json)
         return
     if classifies:
         for manifest in manifests:
-            result = evaluate_classes(asr, manifest, label_column=label_column, split=split, data_root=data_root)
+            result = evaluate_classes(
+                asr, manifest, label_column=label_column, split=split, data_root=data_root, compute=compute
+            )
             if confusion:
                 result.confusion.draw(confusion)
             print_json(result.to_dict()) if as_json else typer.echo(str(result))
@@ -97,24 +103,24 @@ def evaluate(
     measured = Measured(split, data_root, normalizer, resample)
     with measured.status():
         for manifest, folder in report_folders(manifests, output).items():
-            _measure(asr, manifest, measured, folder, worst, as_json)
+            evaluation = measured.evaluate(asr, manifest, compute)
+            _give(evaluation, measured, folder, worst, as_json)
 
 
-def _measure(
-    asr: Recognizer, manifest: Path, measured: Measured, folder: Path | None, worst: int, as_json: bool
-) -> None:
+def _give(evaluation: Evaluation, measured: Measured, folder: Path | None, worst: int, as_json: bool) -> None:
     """Error rates of one manifest, shown and written."""
     from sewkit.evaluate.clips import Clips
     from sewkit.evaluate.report import evaluation_document
 
-    evaluation = measured.evaluate(asr, manifest)
     facts = evaluation.to_dict() if as_json or folder else {}
     if as_json:
         print_json(facts)
     else:
         show(str(evaluation), lambda: evaluation_document(evaluation, worst=0, sample=0))
     if folder is not None:
-        write(folder, evaluation_document(evaluation, Clips(measured.rows(manifest)), worst=worst), facts)
+        write(
+            folder, evaluation_document(evaluation, Clips(measured.rows(Path(evaluation.manifest))), worst=worst), facts
+        )
 
 
 def _tune(

@@ -69,7 +69,7 @@ class Measured:
 
         return read_manifest(manifest, self.split, self.data_root)
 
-    def evaluate(self, asr: Recognizer, manifest: Path) -> Evaluation:
+    def evaluate(self, asr: Recognizer, manifest: Path, compute: str | None = None) -> Evaluation:
         """One manifest, with what the figures depend on."""
         from dataclasses import replace
 
@@ -84,6 +84,7 @@ class Measured:
                 manifest,
                 split=self.split,
                 data_root=self.data_root,
+                compute=compute,
                 normalizer=self.normalizer,
                 resampled=self.resampled,
                 on_progress=on_progress,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sewkit.audio import AudioError
-from sewkit.compute import Compute, resolve
+from sewkit.compute import Compute
 from sewkit.data.manifest import Utterance, load_utterance, read_manifest
 from sewkit.decode import BeamSearch, Decoder
 from sewkit.errors import UserError
@@ -32,6 +32,8 @@ class ClassEvaluation:
 
     manifest: str
     model: str
+    compute: str
+    """The operating point."""
     audio_seconds: float
     label_column: str
     confusion: Confusion
@@ -42,7 +44,9 @@ class ClassEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        facts = {name: getattr(self, name) for name in ("manifest", "model", "audio_seconds", "label_column")}
+        facts = {
+            name: getattr(self, name) for name in ("manifest", "model", "compute", "audio_seconds", "label_column")
+        }
         return {**facts, **self.confusion.to_dict()}
 
 
@@ -52,7 +56,7 @@ def evaluate_manifest(
     *,
     split: str | None = None,
     data_root: Path | None = None,
-    compute: Compute | None = None,
+    compute: Compute | str | None = None,
     normalizer: str = "none",
     resampled: Resampled | None = None,
     on_progress: Callable[[float], None] | None = None,
@@ -102,7 +106,7 @@ class _Run:
         self._underway: deque[tuple[int, Utterance]] = deque()
 
     def transcribe(
-        self, compute: Compute | None, on_progress: Callable[[float], None] | None
+        self, compute: Compute | str | None, on_progress: Callable[[float], None] | None
     ) -> tuple[list[Heard], Speed]:
         """What was heard of all rows that can be read, in order, and what it cost."""
         start = time.perf_counter()
@@ -153,12 +157,12 @@ class _Run:
         )
 
 
-def _describe(asr: Recognizer, compute: Compute | None) -> System:
+def _describe(asr: Recognizer, compute: Compute | str | None) -> System:
     device, dtype = getattr(asr.runtime, "device", "cpu"), getattr(asr.runtime, "dtype", "float32")
     return System(
         model=asr.name,
         parameters=asr.loaded.model.num_parameters(),
-        compute=str(resolve(asr.config, compute)),
+        compute=str(asr.resolve(compute)),
         decoding=_decoding(asr.decoder),
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
@@ -187,6 +191,7 @@ def evaluate_classes(
     label_column: str | None = None,
     split: str | None = None,
     data_root: Path | None = None,
+    compute: Compute | str | None = None,
 ) -> ClassEvaluation:
     """Classify a manifest (or one split of it) and compare with `label_column`.
 
@@ -199,6 +204,9 @@ def evaluate_classes(
     utterances = read_manifest(manifest, split, data_root, labelled=False)
     labels = asr.loaded.labels or ()
     references = class_ids(labels, [label_of(utterance, column) for utterance in utterances])
-    found = list(asr.classify_batch((load_utterance(utterance) for utterance in utterances), top=1))
+    waveforms = (load_utterance(utterance) for utterance in utterances)
+    found = list(asr.classify_batch(waveforms, compute=compute, top=1))
     confusion = Confusion.count(labels, references, class_ids(labels, [one.label for one in found]))
-    return ClassEvaluation(str(manifest), asr.name, sum(one.duration for one in found), column, confusion)
+    return ClassEvaluation(
+        str(manifest), asr.name, str(asr.resolve(compute)), sum(one.duration for one in found), column, confusion
+    )
