@@ -29,7 +29,8 @@ class Segmentation:
     window, hop, lookahead: every `hop` the model hears the last `window` of sound, and frames with `lookahead` behind
     them are settled. Sound is so heard window / hop times, at the operating point `compute`: a `Compute`, or as
     `Compute.parse` reads it, or the model's cheapest.
-    pause: half of it is free of letters on either side of a cut. Of longer silence no more is kept than that.
+    pause: half of it is free of letters on either side of a cut. As much, and less than a step more, is kept before a
+    segment's first letter; the rest of a longer silence is in no segment.
     shortest, longest: no segment is cut before `shortest`; without a pause it is cut by `longest`, where letters are
     farthest. letter: a frame counts as free of letters while they have less than this probability together.
 

@@ -12,6 +12,10 @@ and find the pauses. And each segment, once it is over, in one piece, at the ful
 decoder: that gives the final words. Both depend on the sound alone and not on its blocks, and
 `transcribe(..., segmentation=...)` does the same: live words are equal to those of the recording.
 
+Counted in sound, a word is heard for a partial at most `hop` (0.72 s) after its end. Its final comes at most pause +
+0.24 s + lookahead + hop (2.04 s) after the last word of the segment, later only if that is not `shortest` yet; where
+nobody pauses, after `longest`. Windows cost window / hop (4) times the sound at the cheap point, finals once at full.
+
 A stream has no threads, `feed` does all the work. It keeps the open segment and the last window, so that memory and the
 cost of a partial are bounded however long it runs.
 """
