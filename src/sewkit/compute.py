@@ -7,6 +7,9 @@ from the shapes, in multiply-accumulates (MACs).
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import product
@@ -19,6 +22,9 @@ from sewkit.errors import UserError
 
 REFERENCE_SAMPLES = 160_000
 """The clip by whose cost operating points are put in order: ten seconds at 16 kHz."""
+NAMES = FULL, BALANCED, FAST = ("full", "balanced", "fast")
+"""Operating points by name; which they are follows from a model's measured curve, or without one from its MACs."""
+_LOG = logging.getLogger(__name__)
 _DRAW = 0x5E3
 """Tells the draws of operating points from others that are made of the same numbers."""
 
@@ -96,15 +102,36 @@ def _total(config: ModelConfig, compute: Compute) -> int:
     return sum(macs(config, REFERENCE_SAMPLES, compute).values())
 
 
-def resolve(config: ModelConfig, request: Compute | str | None) -> Compute:
-    """The operating point to run at: the one asked for, by value or as `Compute.parse` reads it, or the dearest.
+@lru_cache(maxsize=64)
+def names_by_macs(config: ModelConfig) -> dict[str, Compute]:
+    """What `NAMES` stand for in a model that was not measured: the dearest, the one between, and the cheapest.
 
-    Pools layer by layer may mix those that the model has for all layers. Raises UserError, naming what there is, if
-    the model has no such point.
+    Between is the point whose MACs are closest to the geometric mean of the others'.
+    """
+    points = operating_points(config)
+    cheapest, dearest = _total(config, points[0]), _total(config, points[-1])
+    between = min(points, key=lambda point: abs(math.log(_total(config, point) ** 2 / (cheapest * dearest))))
+    return dict(zip(NAMES, (points[-1], between, points[0]), strict=True))
+
+
+@lru_cache(maxsize=64)
+def _say_by_macs(point: Compute) -> None:
+    """Once, not at every call."""
+    _LOG.warning("balanced is %s, chosen by MACs: this model has no measured curve, see sewkit sweep --store", point)
+
+
+def resolve(config: ModelConfig, request: Compute | str | None, names: Mapping[str, Compute] | None = None) -> Compute:
+    """The operating point to run at: that asked for, by value, by name or as text for `Compute.parse`; or the dearest.
+
+    Pools layer by layer may mix those that the model has for all layers. names: what the names stand for, see
+    `Curve.names`; without them it is decided by MACs, which the log says where `balanced` is asked for. Raises
+    UserError, naming what there is, if the model has no such point.
     """
     points = operating_points(config)
     if request is None:
         return points[-1]
+    if isinstance(request, str) and "=" not in request:
+        return _named(config, request.strip(), names)
     compute = Compute.parse(request, points[-1]) if isinstance(request, str) else request
     if compute in points:
         return compute
@@ -116,6 +143,19 @@ def resolve(config: ModelConfig, request: Compute | str | None) -> Compute:
     if not allowed:
         raise UserError(f"this model does not run at {compute}; it runs at: {describe_points(config)}")
     return compute
+
+
+def _named(config: ModelConfig, name: str, names: Mapping[str, Compute] | None) -> Compute:
+    if name not in NAMES:
+        raise UserError(
+            f"operating point {name!r}: expected {', '.join(NAMES)}, or numbers such as squeeze=4,kv_pool=2; "
+            f"this model runs at: {describe_points(config)}"
+        )
+    if names is None:
+        names = names_by_macs(config)
+        if name == BALANCED and config.is_stochastic:
+            _say_by_macs(names[name])
+    return names[name]
 
 
 def _has(pools: tuple[Pool, ...], pool: Pool, num_layers: int) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -20,9 +20,9 @@ import torch
 
 from sewkit import chunks
 from sewkit.audio import SAMPLE_RATE, AudioError, AudioSource, source_name, stream_audio
-from sewkit.checkpoint import LoadedModel, load_model, save_model
+from sewkit.checkpoint import LoadedModel, load_model, save_loaded
 from sewkit.classification import Classification, PooledScores, rank
-from sewkit.compute import Compute, operating_points, resolve
+from sewkit.compute import FAST, Compute
 from sewkit.config import ModelConfig
 from sewkit.decode import BeamSearch, Decoder, FrameTiming, FusionWeights, GreedySearch, Pruning, decode_words
 from sewkit.decode.align import AlignmentError, Evidence, align_words
@@ -107,12 +107,12 @@ class Recognizer:
 
     @property
     def compute_options(self) -> tuple[Compute, ...]:
-        """The operating points this model can run at, cheapest first."""
-        return operating_points(self.config)
+        """The operating points of this model: the fastest of its measured curve first, without one by MACs."""
+        return self.loaded.compute_options
 
     def resolve(self, compute: Compute | str | None) -> Compute:
-        """The operating point that a request means here; None is the dearest. Raises UserError for one it lacks."""
-        return resolve(self.config, compute)
+        """The operating point that a request means here, such as "balanced"; None is the dearest. Raises UserError."""
+        return self.loaded.resolve(compute)
 
     def beam_search(
         self,
@@ -196,12 +196,13 @@ class Recognizer:
         """
         if self.loaded.alphabet is None:
             raise UserError(f"{self.name} {self._why_no_text()}")
+        segmentation = segmentation or Segmentation()
         return Stream(
             self.runtime,
             self.loaded.alphabet,
             decoder or self.decoder,
             compute=self.resolve(compute),
-            segmentation=segmentation,
+            segmentation=replace(segmentation, compute=self.resolve(segmentation.compute or FAST)),
             sample_rate=sample_rate,
             partials=partials,
         )
@@ -295,8 +296,7 @@ class Recognizer:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json, model.safetensors, tokenizer and preprocessor files, as transformers loads them."""
-        loaded = self.loaded
-        save_model(folder, loaded.model, loaded.alphabet, loaded.labels, label_column=loaded.label_column)
+        save_loaded(folder, self.loaded)
 
     def _in_batches(
         self,

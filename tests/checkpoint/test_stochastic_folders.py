@@ -202,7 +202,7 @@ def test_the_command_line_transcribes_at_the_point_asked_for(saved: Path, tmp_pa
     ("source", "point", "message"),
     [
         ("stochastic-sew", "squeeze=6", "does not run at squeeze=6; it runs at: squeeze 1, 2, 3, 4"),
-        ("stochastic-sew", "fast", "operating point 'fast': expected some of squeeze"),
+        ("stochastic-sew", "fastest", "operating point 'fastest': expected full, balanced, fast"),
         ("sew", "squeeze=4", "does not run at squeeze=4; it runs at: squeeze=2 only"),
     ],
 )

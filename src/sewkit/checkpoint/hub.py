@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sewkit.checkpoint import tokenizer
 from sewkit.checkpoint.errors import CheckpointError, one_line
+from sewkit.curve import FILE_NAME as CURVE_FILE
 
 KNOWN_IDS = (
     "asapp/sew-tiny-100k",
@@ -34,7 +35,7 @@ KNOWN_IDS = (
 )
 """Published models to suggest where a name is unknown; any other id is tried as well."""
 
-_SMALL_FILES = ["config.json", *tokenizer.FILES]
+_SMALL_FILES = ["config.json", *tokenizer.FILES, CURVE_FILE]
 _SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
 _TORCH = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"]
 

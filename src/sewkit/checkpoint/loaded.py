@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sewkit.compute import Compute, operating_points, resolve
+from sewkit.curve import Curve
 from sewkit.model import SpeechModel
 from sewkit.text import Alphabet
 
@@ -16,9 +18,22 @@ class LoadedModel:
     alphabet: the tokens of a CTC head; None without such a head, and where no file says them.
     labels: the classes of a classification head by id; None without one.
     label_column: the manifest column that the labels were taken from, such as "speaker"; None where no file says it.
+    curve: what `sewkit sweep` measured of the model; None where nothing is stored with it.
     """
 
     model: SpeechModel
     alphabet: Alphabet | None = None
     labels: tuple[str, ...] | None = None
     label_column: str | None = None
+    curve: Curve | None = None
+
+    @property
+    def compute_options(self) -> tuple[Compute, ...]:
+        """The operating points of the model: the fastest of its measured curve first, without one by MACs."""
+        if self.curve is None:
+            return operating_points(self.model.config)
+        return tuple(point.compute for point in self.curve.points)
+
+    def resolve(self, request: Compute | str | None) -> Compute:
+        """The operating point that a request means, see `sewkit.compute.resolve`; names go by the measured curve."""
+        return resolve(self.model.config, request, None if self.curve is None else self.curve.names)

@@ -18,10 +18,11 @@ from sewkit.checkpoint.errors import CheckpointError, blaming
 from sewkit.checkpoint.huggingface import FORMAT_VERSION
 from sewkit.checkpoint.keymap import fill_model
 from sewkit.checkpoint.loaded import LoadedModel
-from sewkit.checkpoint.saving import save_model
+from sewkit.checkpoint.saving import save_loaded
 from sewkit.checkpoint.unpickle import load_torch_file
 from sewkit.compute import Compute
 from sewkit.config import ModelConfig
+from sewkit.curve import read_curve
 from sewkit.model import SpeechModel
 from sewkit.model.stochastic import specialise
 
@@ -81,7 +82,7 @@ def load_folder(folder: Path) -> LoadedModel:
         model = fill_model(config, tensors, weights_file)
     else:
         model = _from_transformers(folder, raw, facts, tensors, weights_file)
-    return _with_meaning(folder, raw, facts, model)
+    return replace(_with_meaning(folder, raw, facts, model), curve=read_curve(folder, model.config))
 
 
 def _our_facts(raw: Mapping[str, Any], config_file: Path) -> dict[str, Any]:
@@ -196,7 +197,7 @@ def convert(
         raise CheckpointError(f"{target}: exists and is not empty; give the name of a new folder")
     loaded = load_model(source, architecture)
     if compute is not None:
-        loaded = replace(loaded, model=specialise(loaded.model, compute))
+        loaded = replace(loaded, model=specialise(loaded.model, loaded.resolve(compute)), curve=None)
     dtype = torch.float16 if half else torch.float32
-    save_model(target, loaded.model, loaded.alphabet, loaded.labels, label_column=loaded.label_column, dtype=dtype)
+    save_loaded(target, loaded, dtype=dtype)
     return loaded

@@ -23,10 +23,11 @@ from sewkit.checkpoint.errors import CheckpointError
 from sewkit.checkpoint.huggingface import FORMAT_VERSION
 from sewkit.checkpoint.loaded import LoadedModel
 from sewkit.config import ModelConfig
+from sewkit.curve import FILE_NAME as CURVE_FILE
 from sewkit.model import SpeechModel
 from sewkit.text import Alphabet
 
-_OURS = ("config.json", "model.safetensors", *tokenizer.FILES)
+_OURS = ("config.json", "model.safetensors", *tokenizer.FILES, CURVE_FILE)
 _OTHER_WEIGHTS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -41,12 +42,19 @@ def save_model(
 ) -> None:
     """Write a model with what its outputs mean; `dtype` is what its weights are stored as.
 
-    `label_column` is the manifest column that `labels` were taken from, which `sewkit evaluate` compares with.
+    `label_column` is the manifest column that `labels` were taken from, which `sewkit evaluate` compares with. See
+    `save_loaded`.
+    """
+    save_loaded(folder, LoadedModel(model, alphabet, labels, label_column), dtype=dtype)
+
+
+def save_loaded(folder: str | os.PathLike[str], loaded: LoadedModel, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write a model with all that came with it; `dtype` is what its weights are stored as.
+
     Everything is written beside `folder` first and then moved, so `folder` never holds half a file. In a folder that
     exists, a model of ours is replaced and other files are left alone.
     Raises CheckpointError where alphabet or labels do not fit the head, or the folder cannot be written.
     """
-    loaded = LoadedModel(model, alphabet, labels, label_column)
     folder = Path(folder).expanduser().absolute()
     _check_meaning(loaded)
     if folder.exists() and not folder.is_dir():
@@ -99,6 +107,8 @@ def _write(draft: Path, loaded: LoadedModel, dtype: torch.dtype) -> None:
     # save_file makes files that only their owner may read.
     shutil.copymode(draft / "config.json", draft / "model.safetensors")
     tokenizer.write_preprocessor(draft, config)
+    if loaded.curve is not None:
+        loaded.curve.write(draft)
     if loaded.alphabet is not None:
         tokenizer.write_alphabet(draft, loaded.alphabet)
 

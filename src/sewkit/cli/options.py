@@ -24,7 +24,8 @@ ComputePoint = Annotated[
     str | None,
     typer.Option(
         "--compute",
-        help="Operating point of a stochastic model, such as squeeze=4,kv_pool=2; default: the dearest.",
+        help="Operating point of a stochastic model: full, balanced, fast, or such as squeeze=4,kv_pool=2; "
+        "default: full.",
         metavar="POINT",
     ),
 ]
@@ -42,7 +43,7 @@ Segmented = Annotated[
 PartialCompute = Annotated[
     str | None,
     typer.Option(
-        help="Operating point that finds pauses and gives partial words; default: the model's cheapest.",
+        help="Operating point that finds pauses and gives partial words; default: fast.",
         metavar="POINT",
     ),
 ]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sewkit.errors import UserError
 from sewkit.evaluate.clips import Clips
 from sewkit.evaluate.compare import Comparison, Difference
 from sewkit.evaluate.document import Column, Document, Excerpt, Figure, Gallery, Reading, Table, to_markdown
@@ -21,6 +18,7 @@ from sewkit.evaluate.html import to_html
 from sewkit.evaluate.normalize import find_normalizer
 from sewkit.evaluate.scores import Group
 from sewkit.evaluate.wer import ErrorRate
+from sewkit.files import replacing
 
 WORST = 30
 SAMPLE = 20
@@ -102,17 +100,9 @@ def write_report(folder: Path, document: Document, facts: dict[str, Any]) -> lis
 
 
 def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # A file name that is not UTF-8 reaches the text as surrogates, which cannot be encoded.
-            draft.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with replacing(path) as draft:
+        # A file name that is not UTF-8 reaches the text as surrogates, which cannot be encoded.
+        draft.write_text(text, encoding="utf-8", errors="replace", newline="\n")
 
 
 def interval_text(rate: ErrorRate) -> str:
