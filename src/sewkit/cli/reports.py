@@ -88,12 +88,13 @@ class Measured:
                 normalizer=self.normalizer,
                 resampled=self.resampled,
                 on_progress=on_progress,
-                on_error=self._report,
+                on_error=self.report,
             )
         command = shlex.join(["sewkit", *sys.argv[1:]])
         return replace(evaluation, environment=environment(), command=command)
 
-    def _report(self, error: AudioError) -> None:
+    def report(self, error: AudioError) -> None:
+        """A line for a recording that cannot be read."""
         self.num_bad += 1
         print(f"sewkit: {error}", file=sys.stderr)
 

@@ -2,46 +2,137 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sewkit.cli.options import Device, Json, Threads, print_json
+from sewkit.cli.reports import DataRoot, Measured, NormalizerName, Resample, Split
+from sewkit.errors import UserError
+
+if TYPE_CHECKING:
+    from sewkit.curve import Curve
 
 
 def sweep(
-    models: Annotated[
-        list[str],
+    model: Annotated[
+        str,
         typer.Argument(
-            help="Stochastic models; or published sizes such as sew-small, made stochastic (random weights)."
+            help="A stochastic model; with --time-only also a published size such as sew-small, made stochastic "
+            "(random weights)."
         ),
     ],
-    time_only: Annotated[bool, typer.Option("--time-only", help="Measure times.")] = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the clip.")] = 10.0,
-    runs: Annotated[int, typer.Option(min=1, help="Counted runs, after one warm-up.")] = 5,
+    data: Annotated[
+        list[str] | None, typer.Argument(help="JSON-lines manifests to measure on; with --time-only, more models.")
+    ] = None,
+    time_only: Annotated[
+        bool, typer.Option("--time-only", help="Measure nothing but the time of a forward pass over a clip of noise.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="With --time-only, length of the clip.")] = 10.0,
+    runs: Annotated[int, typer.Option(min=1, help="With --time-only, counted runs, after one warm-up.")] = 5,
+    store: Annotated[
+        bool, typer.Option("--store", help="Keep the curve in the model's folder, where names of points go by it.")
+    ] = False,
+    split: Split = None,
+    data_root: DataRoot = None,
+    normalizer: NormalizerName = None,
+    resample: Resample = None,
     device: Device = None,
     threads: Threads = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write the figures to this JSON file.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for sweep.csv, sweep.json, pareto.png and pareto.svg; with --time-only a JSON file.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the time of a forward pass at every operating point, one clip at a time, all points in turn.
+    """Measure every operating point of a model: errors with intervals, time, real-time factor, MACs and memory.
+
+    Each clip is transcribed at all points in turn, alone in its batch. Points on the Pareto front are marked: none is
+    both faster and better. `full` computes the most; `fast` is the fastest; `balanced` is the fastest whose interval
+    of word error rates reaches down to the lowest rate measured, so measure on much data. With --store the curve goes
+    with the model, and --compute balanced means that point.
+
+    Example:  sewkit sweep runs/mine/model dev.jsonl --threads 1 --store -o sweep
 
     Example:  sewkit sweep sew-small sew-tiny --time-only --seconds 10 --threads 1
     """
+    if time_only:
+        if store or split or data_root or normalizer or resample:
+            raise UserError("--time-only has no data: leave out --store and the options of data")
+        _sweep_times([model, *(data or [])], seconds, runs, device, threads, output, as_json)
+        return
+    if not data:
+        raise UserError("sweep measures errors on data: name a manifest after the model, or give --time-only")
+    measured = Measured(split, data_root, normalizer, resample)
+    with measured.status():
+        _sweep_data(model, [Path(name) for name in data], measured, device, threads, output, store, as_json)
+
+
+def _sweep_data(
+    model: str,
+    manifests: list[Path],
+    measured: Measured,
+    device: str | None,
+    threads: int | None,
+    output: Path | None,
+    store: bool,
+    as_json: bool,
+) -> None:
+    from sewkit.bench.pareto import facts, require_plot, write_sweep
+    from sewkit.bench.sweep import sweep
+    from sewkit.cli.progress import seconds_of_audio
+    from sewkit.evaluate.evaluation import file_sha256
+    from sewkit.recognizer import load
+
+    folder = Path(model).expanduser()
+    if store and not (folder / "config.json").is_file():
+        raise UserError(f"--store writes to the model's folder; {model} is none, make one: sewkit convert")
+    if output is not None:
+        require_plot()
+    asr = load(model, device=device, threads=threads)
+    rows = [row for manifest in manifests for row in measured.rows(manifest)]
+    with seconds_of_audio(sum(row.duration for row in rows), "sweeping") as on_progress:
+        curve = sweep(
+            asr,
+            rows,
+            {manifest.stem: file_sha256(manifest) for manifest in manifests},
+            normalizer=measured.normalizer,
+            resampled=measured.resampled,
+            on_progress=on_progress,
+            on_error=measured.report,
+        )
+    print_json(facts(curve)) if as_json else _print_curve(curve)
+    if store:
+        curve.write(folder)
+        print(f"stored with {model}", file=sys.stderr)
+    if output is not None:
+        print(f"wrote {', '.join(map(str, write_sweep(output, curve)))}", file=sys.stderr)
+
+
+def _sweep_times(
+    models: list[str],
+    seconds: float,
+    runs: int,
+    device: str | None,
+    threads: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     import json
 
     import torch
 
     from sewkit.bench.grid import time_grid
     from sewkit.bench.timing import environment
-    from sewkit.errors import UserError
+    from sewkit.files import replacing
     from sewkit.runtime.pytorch import pick_device
 
-    if not time_only:
-        raise UserError("sweep measures times: give --time-only")
     if threads is not None:
         torch.set_num_threads(threads)
     where = pick_device(device)
@@ -54,11 +145,12 @@ def sweep(
     for name in models:
         figures["models"][name] = rows = time_grid(_stochastic(name).to(where), seconds, runs)
         if not as_json:
-            _print(name, rows)
+            _print_times(name, rows)
     if as_json:
         print_json(figures)
     if output is not None:
-        output.write_text(json.dumps(figures, indent=1) + "\n")
+        with replacing(output) as draft:
+            draft.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def _stochastic(name: str) -> Any:
@@ -71,7 +163,7 @@ def _stochastic(name: str) -> Any:
     return load_model(name).model
 
 
-def _print(name: str, rows: list[dict[str, Any]]) -> None:
+def _print_times(name: str, rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -88,3 +180,32 @@ def _print(name: str, rows: list[dict[str, Any]]) -> None:
             f"{row['extractor_share']:.0%}",
         )
     Console().print(table)
+
+
+def _print_curve(curve: Curve) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1))
+    for column in ("", "squeeze", "query", "kv", "WER", "interval", "ms", "p95", "RTF", "MMAC/s", "MiB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for point in curve.points:
+        table.add_row(
+            "*" if point in curve.front else "",
+            *map(str, (point.compute.squeeze, point.compute.query_pool, point.compute.kv_pool)),
+            f"{point.wer:.1%}",
+            f"{point.wer_low:.1%}-{point.wer_high:.1%}",
+            f"{1e3 * point.seconds_median:,.1f}",
+            f"{1e3 * point.seconds_p95:,.1f}",
+            f"{point.real_time_factor:.4f}",
+            f"{point.macs_per_second / 1e6:,.0f}",
+            "" if point.peak_memory_mib is None else f"{point.peak_memory_mib:,.0f}",
+        )
+    typer.echo(f"{curve.model} on {', '.join(curve.data)}")
+    Console().print(table)
+    typer.echo(
+        f"* on the Pareto front; {curve.num_clips} clips, {curve.num_words} words, {curve.audio_seconds:.0f} s; "
+        f"{curve.interval}; device {curve.device}, threads {curve.environment['threads']}"
+    )
+    for name, compute in curve.names.items():
+        typer.echo(f"{name}: {compute}")

@@ -1,0 +1,120 @@
+"""A measured curve as files: a table, JSON, and a picture of errors against time with its Pareto front."""
+
+from __future__ import annotations
+
+import csv
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sewkit.curve import Curve, MeasuredPoint
+from sewkit.errors import MissingExtraError
+from sewkit.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+"""Of squeeze factors; told apart with any colour vision (Okabe and Ito)."""
+
+
+def require_plot() -> None:
+    """Before hours of measuring: raises MissingExtraError without matplotlib."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("drawing a Pareto front", "plot")
+
+
+def facts(curve: Curve) -> dict[str, Any]:
+    """What is stored with the model, and what follows from it: the front, and the points that have names."""
+    return {
+        **curve.model_dump(mode="json"),
+        "front": [point.point for point in curve.front],
+        "names": {name: str(point) for name, point in curve.names.items()},
+    }
+
+
+def write_sweep(folder: Path, curve: Curve) -> list[Path]:
+    """Write sweep.csv, sweep.json, pareto.png and pareto.svg, each whole or not at all; gives back their paths.
+
+    Raises MissingExtraError without matplotlib, then nothing is written, and UserError where a file cannot be.
+    """
+    figure = draw(curve)
+    with replacing(folder / "sweep.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, [*MeasuredPoint.model_fields, "on_front"])
+        table.writeheader()
+        table.writerows({**point.model_dump(), "on_front": int(point in curve.front)} for point in curve.points)
+    with replacing(folder / "sweep.json") as draft:
+        draft.write_text(json.dumps(facts(curve), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for kind in ("png", "svg"):
+        with replacing(folder / f"pareto.{kind}") as draft:
+            figure.savefig(draft, format=kind, dpi=150)
+    return [folder / name for name in ("sweep.csv", "sweep.json", "pareto.png", "pareto.svg")]
+
+
+def draw(curve: Curve) -> Figure:
+    """Word error rate with its interval against the median time of a clip; names stand at their points."""
+    require_plot()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    factors = sorted({point.compute.squeeze for point in curve.points})
+    for index, factor in enumerate(factors):
+        _draw_points(axes, curve, factor, COLOURS[index % len(COLOURS)])
+    front = curve.front
+    axes.step(
+        [1e3 * point.seconds_median for point in front],
+        [100 * point.wer for point in front],
+        where="post",
+        color="black",
+        linewidth=1,
+        zorder=1,
+        label="Pareto front",
+    )
+    _write_names(axes, curve)
+    axes.set(
+        xlabel=f"median time of a clip, ms (device {curve.device}, threads {curve.environment.get('threads', '?')})",
+        ylabel=f"word error rate, % ({curve.interval})",
+    )
+    axes.set_title(f"{Path(curve.model).name} on {', '.join(curve.data)}: {curve.num_clips} clips", parse_math=False)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    axes.margins(0.05, 0.15)
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def _draw_points(axes: Axes, curve: Curve, factor: int, colour: str) -> None:
+    """Of one squeeze factor; those on the front are filled."""
+    axes.plot([], [], "o", color=colour, label=f"squeeze={factor}")
+    for point in curve.points:
+        if point.compute.squeeze != factor:
+            continue
+        axes.errorbar(
+            1e3 * point.seconds_median,
+            100 * point.wer,
+            yerr=[[100 * max(0, point.wer - point.wer_low)], [100 * max(0, point.wer_high - point.wer)]],
+            fmt="o",
+            color=colour,
+            markerfacecolor=colour if point in curve.front else "white",
+            alpha=1 if point in curve.front else 0.6,
+            elinewidth=0.8,
+        )
+
+
+def _write_names(axes: Axes, curve: Curve) -> None:
+    """Names that share a point share a label, which lies toward the middle of the picture."""
+    middle = sum(axes.get_xlim()) / 2
+    for point in curve.points:
+        if names := [name for name, compute in curve.names.items() if compute == point.compute]:
+            axes.annotate(
+                f"{', '.join(names)}\n{point.point}",
+                (1e3 * point.seconds_median, 100 * point.wer),
+                xytext=(36, 12) if 1e3 * point.seconds_median < middle else (-36, 12),
+                textcoords="offset points",
+                ha="left" if 1e3 * point.seconds_median < middle else "right",
+                arrowprops={"arrowstyle": "-", "color": "grey", "linewidth": 0.8},
+                fontsize="small",
+            )
