@@ -19,6 +19,7 @@ from sewkit.cli.finetune import finetune
 from sewkit.cli.info import info
 from sewkit.cli.lm import lm
 from sewkit.cli.matrix import matrix
+from sewkit.cli.plan import plan
 from sewkit.cli.pretrain import pretrain
 from sewkit.cli.sweep import sweep
 from sewkit.cli.transcribe import transcribe
@@ -53,7 +54,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "From sound": (transcribe, align, classify),
     "Models": (info, convert, doctor),
     "Training": (data, pretrain, finetune, matrix, lm),
-    "Measuring": (evaluate, compare, sweep, bench),
+    "Measuring": (evaluate, compare, sweep, plan, bench),
 }
 """What `--help` lists together; a verb of several commands is an app of its own."""
 
