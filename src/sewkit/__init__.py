@@ -12,6 +12,7 @@ from sewkit.version import __version__
 
 if TYPE_CHECKING:
     from sewkit.audio import AudioError
+    from sewkit.bench.plan import Budget
     from sewkit.classification import Classification, LabelScore
     from sewkit.compute import Compute
     from sewkit.config import PUBLISHED, ModelConfig
@@ -27,6 +28,7 @@ _HOME = {
     "Alignment": "transcript",
     "AudioError": "audio",
     "BeamSearch": "decode",
+    "Budget": "bench.plan",
     "Character": "transcript",
     "Classification": "classification",
     "Compute": "compute",
@@ -51,6 +53,7 @@ __all__ = [
     "Alignment",
     "AudioError",
     "BeamSearch",
+    "Budget",
     "Character",
     "Classification",
     "Compute",

@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -89,6 +89,17 @@ def load(
     return asr
 
 
+class Chooser(Protocol):
+    """Something hashable that finds an operating point for a recognizer where it runs, such as `sewkit.Budget`."""
+
+    def choose(self, asr: Recognizer, /) -> Compute:
+        """One of the points of `asr`. Raises UserError where none will do."""
+
+
+ComputeRequest = Compute | Chooser | str | None
+"""An operating point by value; by budget; by name ("full", "balanced", "fast") or as text; None is the dearest."""
+
+
 class Recognizer:
     """A loaded model with everything that turns sound into text or classes, and back into a folder."""
 
@@ -99,6 +110,7 @@ class Recognizer:
         self.batch_seconds = batch_seconds
         self.decoder: Decoder = GreedySearch()
         """What `transcribe` uses unless it is handed another."""
+        self._chosen: dict[Chooser, Compute] = {}
 
     @property
     def config(self) -> ModelConfig:
@@ -110,9 +122,16 @@ class Recognizer:
         """The operating points of this model: the fastest of its measured curve first, without one by MACs."""
         return self.loaded.compute_options
 
-    def resolve(self, compute: Compute | str | None) -> Compute:
-        """The operating point that a request means here, such as "balanced"; None is the dearest. Raises UserError."""
-        return self.loaded.resolve(compute)
+    def resolve(self, compute: ComputeRequest) -> Compute:
+        """The operating point that a request means here; None is the dearest. A budget is decided once.
+
+        Raises UserError where the model has no such point.
+        """
+        if isinstance(compute, Compute | str | None):
+            return self.loaded.resolve(compute)
+        if compute not in self._chosen:
+            self._chosen[compute] = compute.choose(self)
+        return self._chosen[compute]
 
     def beam_search(
         self,
@@ -139,7 +158,7 @@ class Recognizer:
         self,
         source: AudioSource,
         *,
-        compute: Compute | str | None = None,
+        compute: ComputeRequest = None,
         decoder: Decoder | None = None,
         segmentation: Segmentation | None = None,
         on_progress: Callable[[float], None] | None = None,
@@ -161,7 +180,7 @@ class Recognizer:
         self,
         sources: Iterable[AudioSource],
         *,
-        compute: Compute | str | None = None,
+        compute: ComputeRequest = None,
         decoder: Decoder | None = None,
         segmentation: Segmentation | None = None,
         on_progress: Callable[[float], None] | None = None,
@@ -182,7 +201,7 @@ class Recognizer:
     def stream(
         self,
         *,
-        compute: Compute | str | None = None,
+        compute: ComputeRequest = None,
         decoder: Decoder | None = None,
         segmentation: Segmentation | None = None,
         sample_rate: int = SAMPLE_RATE,
@@ -212,7 +231,7 @@ class Recognizer:
         source: AudioSource,
         text: str,
         *,
-        compute: Compute | str | None = None,
+        compute: ComputeRequest = None,
         snap: bool = True,
         on_progress: Callable[[float], None] | None = None,
     ) -> Alignment:
@@ -229,7 +248,7 @@ class Recognizer:
         self,
         pairs: Iterable[tuple[AudioSource, str]],
         *,
-        compute: Compute | str | None = None,
+        compute: ComputeRequest = None,
         snap: bool = True,
         on_progress: Callable[[float], None] | None = None,
         on_error: Callable[[AudioError], None] | None = None,
@@ -257,7 +276,7 @@ class Recognizer:
         self,
         source: AudioSource,
         *,
-        compute: Compute | str | None = None,
+        compute: ComputeRequest = None,
         top: int | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Classification:
@@ -274,7 +293,7 @@ class Recognizer:
         self,
         sources: Iterable[AudioSource],
         *,
-        compute: Compute | str | None = None,
+        compute: ComputeRequest = None,
         top: int | None = None,
         on_progress: Callable[[float], None] | None = None,
         on_error: Callable[[AudioError], None] | None = None,
@@ -284,13 +303,13 @@ class Recognizer:
         outcomes = self._outcomes(sources, task, on_progress)
         yield from _delivered(outcomes, on_error)
 
-    def logits(self, waveforms: Sequence[np.ndarray], compute: Compute | str | None = None) -> list[np.ndarray]:
+    def logits(self, waveforms: Sequence[np.ndarray], compute: ComputeRequest = None) -> list[np.ndarray]:
         """Letter scores (num_frames, vocab), one float32 array a waveform at 16 kHz; never chunked."""
         if self.config.vocab_size is None:
             raise UserError(f"{self.name} has no CTC head, so it has no logits: fine-tune it first, or use encode()")
         return self._in_batches(self.runtime.logits, waveforms, compute)
 
-    def encode(self, waveforms: Sequence[np.ndarray], compute: Compute | str | None = None) -> list[np.ndarray]:
+    def encode(self, waveforms: Sequence[np.ndarray], compute: ComputeRequest = None) -> list[np.ndarray]:
         """Encoder output (num_frames, hidden), one float32 array a waveform at 16 kHz; works without a head."""
         return self._in_batches(self.runtime.encode, waveforms, compute)
 
@@ -302,7 +321,7 @@ class Recognizer:
         self,
         run: Callable[[Sequence[np.ndarray], Compute | None], list[np.ndarray]],
         waveforms: Sequence[np.ndarray],
-        compute: Compute | str | None,
+        compute: ComputeRequest,
     ) -> list[np.ndarray]:
         point = self.resolve(compute)
         results: list[np.ndarray] = [np.zeros(0)] * len(waveforms)

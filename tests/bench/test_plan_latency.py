@@ -176,3 +176,13 @@ def test_the_command_measures_this_device_and_answers(folder: Path) -> None:
     refused = CliRunner().invoke(app, [*arguments[:3], "--latency-ms", "0.001", *arguments[5:]])
     assert isinstance(refused.exception, UserError)
     assert CLIP_SECONDS[0] == 1.0
+
+
+def test_a_budget_is_decided_once_and_taken_wherever_a_point_is(asr: Recognizer, measurements: list[float]) -> None:
+    sound = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+    budget = sewkit.Budget(latency_ms=550)
+    assert asr.transcribe(sound, compute=budget).compute == asr.resolve(POINTS[4])
+    assert np.array_equal(asr.logits([sound], budget)[0], asr.logits([sound], POINTS[4])[0])
+    assert measurements == [10.0]
+    with pytest.raises(UserError, match="nothing fits 40 ms for 5 s of audio"):
+        asr.stream(compute=sewkit.Budget(40, audio_seconds=5.0, quantile=0.9))

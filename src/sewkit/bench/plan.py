@@ -40,6 +40,22 @@ class Plan:
         }
 
 
+@dataclass(frozen=True)
+class Budget:
+    """A time that a clip may take, for any `compute=`: the point with fewest errors that keeps it is run, see `plan`.
+
+    Clips of `audio_seconds` keep `latency_ms` with probability `quantile`; shorter ones are faster.
+    """
+
+    latency_ms: float
+    audio_seconds: float = 10.0
+    quantile: float = 0.95
+
+    def choose(self, asr: Recognizer) -> Compute:
+        """Raises UserError where nothing fits, which says what comes nearest."""
+        return plan(asr, self.latency_ms / 1e3, self.audio_seconds, self.quantile).compute
+
+
 def plan(asr: Recognizer, latency: float, audio_seconds: float, quantile: float = 0.95, runs: int = 20) -> Plan:
     """The point with fewest errors of which a clip of `audio_seconds` takes at most `latency` seconds on this device.
 
