@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import sewkit
 from sewkit import compute as compute_module
 from sewkit.checkpoint import convert, load_model, save_loaded, save_model
+from sewkit.cli.main import app
 from sewkit.compute import Compute, macs, names_by_macs, operating_points, resolve
 from sewkit.curve import FILE_NAME, Curve, MeasuredPoint
 from sewkit.errors import UserError
@@ -155,3 +157,12 @@ def test_a_curve_that_is_none_of_the_models_is_one_clear_error(
         load_model(folder)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_info_names_the_points_and_shows_what_was_measured(folder: Path) -> None:
+    said = CliRunner().invoke(app, ["info", str(folder)], env={"COLUMNS": "120"}).stdout
+    assert "WER on toy" in said
+    assert "50.0%" in said
+    facts = json.loads(CliRunner().invoke(app, ["info", str(folder), "--json"]).stdout)
+    assert facts["names"] == {name: str(load_model(folder).resolve(name)) for name in ("full", "balanced", "fast")}
+    assert len(facts["measured_curve"]["points"]) == len(POINTS)

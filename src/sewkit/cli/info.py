@@ -9,6 +9,8 @@ import typer
 from sewkit.cli.options import BUNDLED, Architecture, Json, print_json
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sewkit.checkpoint import LoadedModel
 
 CLIP_SECONDS = 10
@@ -46,7 +48,7 @@ def info(
 def describe(name: str, loaded: LoadedModel) -> dict[str, Any]:
     """The facts that `info` shows, as plain JSON types."""
     from sewkit.audio import SAMPLE_RATE
-    from sewkit.compute import macs, operating_points
+    from sewkit.compute import macs, names_by_macs, operating_points
     from sewkit.lengths import hop_samples, receptive_field
 
     model, config = loaded.model, loaded.model.config
@@ -55,6 +57,8 @@ def describe(name: str, loaded: LoadedModel) -> dict[str, Any]:
         str(point): sum(macs(config, CLIP_SECONDS * SAMPLE_RATE, point).values()) // CLIP_SECONDS
         for point in operating_points(config)
     }
+    curve = loaded.curve
+    names = curve.names if curve else names_by_macs(config)
     hop = hop_samples(config.conv_layers)
     return {
         "name": name,
@@ -72,6 +76,8 @@ def describe(name: str, loaded: LoadedModel) -> dict[str, Any]:
         "receptive_field_samples": receptive_field(config.conv_layers),
         "operating_points": list(by_point),
         "macs_per_second_by_point": by_point,
+        "names": {name: str(point) for name, point in names.items()},
+        "measured_curve": curve.model_dump(mode="json") if curve else None,
         "letters": len(loaded.alphabet) if loaded.alphabet else None,
         "labels": list(loaded.labels) if loaded.labels else None,
         "config": config.model_dump(mode="json"),
@@ -97,13 +103,27 @@ def _print(facts: dict[str, Any]) -> None:
     for stage, cost in facts["macs_per_second_by_stage"].items():
         stages.add_row(stage, f"{cost / 1e6:,.1f}", f"{cost / facts['macs_per_second']:.0%}")
     stages.add_row("all", f"{facts['macs_per_second'] / 1e6:,.1f}", "")
-    points = Table("operating point", title="operating points, cheapest first", title_justify="left")
-    points.add_column("MMAC a second", justify="right")
-    for point, cost in facts["macs_per_second_by_point"].items():
-        points.add_row(point, f"{cost / 1e6:,.1f}")
     console = Console()
-    for one in (table, stages, points):
+    for one in (table, stages, _points(facts)):
         console.print(one)
+
+
+def _points(facts: dict[str, Any]) -> Table:
+    """Operating points with their names, and their errors where they were measured."""
+    from rich.table import Table
+
+    curve = facts["measured_curve"]
+    errors = {point["point"]: f"{point['wer']:.1%}" for point in curve["points"]} if curve else {}
+    measured = f"WER on {', '.join(curve['data'])}" if curve else "WER"
+    points = Table(title="operating points, cheapest first", title_justify="left")
+    points.add_column("operating point", no_wrap=True)
+    points.add_column("name")
+    points.add_column("MMAC a second", justify="right")
+    points.add_column(measured, justify="right")
+    for point, cost in facts["macs_per_second_by_point"].items():
+        names = ", ".join(name for name, named in facts["names"].items() if named == point)
+        points.add_row(point, names, f"{cost / 1e6:,.1f}", errors.get(point, "not measured"))
+    return points
 
 
 def _rates(facts: dict[str, Any]) -> str:
