@@ -1,10 +1,11 @@
 """Long recordings: the kept frames of all chunks are the recording's frames, each exactly once."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sewkit.chunks import ChunkPlan, split
+from sewkit.chunks import ChunkPlan, quiet_seam, split
 from sewkit.config import PUBLISHED
 from sewkit.lengths import num_frames
 
@@ -60,3 +61,18 @@ def test_the_plan_of_a_model_is_about_thirty_seconds_with_three_of_margin() -> N
     assert plan.hop == 320
     assert plan.chunk == 30 * 16_000
     assert 2.8 < plan.margin / 16_000 < 3
+
+
+@pytest.mark.parametrize(
+    ("letters", "seam"),
+    [
+        ("......", 3),  # nobody speaks: the middle
+        ("x....x", 3),
+        ("..x...", 6),
+        ("x.x..x", 4),
+        ("xxxxxx", 3),
+        ("", 0),
+    ],
+)
+def test_neighbours_part_where_letters_are_farthest(letters, seam):
+    assert quiet_seam(np.array([letter == "x" for letter in letters], dtype=bool)) == seam

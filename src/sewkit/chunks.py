@@ -83,3 +83,16 @@ def split(blocks: Iterable[np.ndarray], plan: ChunkPlan) -> Iterator[Chunk]:
             buffer = buffer[plan.chunk - 2 * plan.margin :]
             keep_from = plan.margin // plan.hop
     yield Chunk(buffer, keep_from, None)
+
+
+def quiet_seam(holds_letter: np.ndarray) -> int:
+    """(T,) bool -> the place from 0 to T that is farthest from any letter; of several the one nearest to the middle."""
+    places = np.arange(len(holds_letter) + 1)
+    letters = np.flatnonzero(holds_letter)
+    following = np.searchsorted(letters, places)
+    none = len(places)  # a letter beyond either end is as far as any can be
+    before = np.append(-2 * none, letters)[following]
+    behind = np.append(letters, 3 * none)[following]
+    clearance = np.minimum(places - 1 - before, behind - places).clip(max=none)
+    best = places[clearance == clearance.max()]
+    return int(best[np.abs(best - len(holds_letter) / 2).argmin()])

@@ -334,24 +334,27 @@ class Recognizer:
     def _batch_samples(self) -> int:
         return int(self.batch_seconds * SAMPLE_RATE)
 
-    def _transcription(self, compute: Compute, decoder: Decoder) -> _Task[_InOrder, Transcript]:
+    def _transcription(self, compute: Compute, decoder: Decoder) -> _Task[_Stitched, Transcript]:
         alphabet, layers = self.loaded.alphabet, self.config.conv_layers
         if alphabet is None:
             raise UserError(f"{self.name} {self._why_no_text()}")
         timing = FrameTiming(hop_samples(layers), receptive_field(layers), SAMPLE_RATE)
 
-        def keep(piece: _Piece[_InOrder], logits: np.ndarray) -> _InOrder:
+        def keep(piece: _Piece[_Stitched], logits: np.ndarray) -> _Stitched:
             begun = next((kept for kept in piece.recording.kept if kept is not None), None)
-            stream = begun or _InOrder(decoder.start())
-            stream.take(piece.index, logits[self._decoded_frames(piece.chunk, compute)])
+            stream = begun or _Stitched(decoder.start(), alphabet.silent, reach)
+            frames, is_last = self._decoded_frames(piece.chunk, compute), piece.chunk.keep_to is None
+            start, stop = max(0, frames.start - reach), frames.stop + (0 if is_last else reach)
+            stream.take(piece.index, logits[start:stop], is_last)
             return stream
 
-        def finish(recording: _Recording[_InOrder]) -> Transcript:
+        def finish(recording: _Recording[_Stitched]) -> Transcript:
             words = decode_words(recording.pieces()[0].state.labels(), alphabet, timing)
             text = " ".join(word.text for word in words)
             return Transcript(text, words, segment_words(words), recording.seconds, compute, recording.name)
 
         plan = chunks.ChunkPlan.for_model(self.config)
+        reach = plan.margin // plan.hop // 2
         return _Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
 
     def _in_segments(
@@ -549,20 +552,41 @@ class _Recording(Generic[Kept]):
         return self.num_samples / SAMPLE_RATE
 
 
-class _InOrder:
-    """Hands the logits of a recording's chunks, which come in any order, to its decoding in the order of the sound."""
+class _Stitched:
+    """Hands the logits of a recording's chunks, which come in any order, to its decoding in the order of the sound.
 
-    def __init__(self, state: DecodingState):
+    Neighbours share `2 * reach` frames around the place where they meet. They are parted where the letters of both are
+    farthest, so that a letter which one hears a little earlier is neither lost nor doubled.
+    """
+
+    def __init__(self, state: DecodingState, silent: frozenset[int], reach: int):
         self.state = state
-        self._waiting: dict[int, np.ndarray] = {}
+        self._silent = list(silent)
+        self._reach = reach
+        self._waiting: dict[int, tuple[np.ndarray, bool]] = {}
         self._next = 0
+        self._tail: np.ndarray | None = None
 
-    def take(self, index: int, logits: np.ndarray) -> None:
+    def take(self, index: int, logits: np.ndarray, is_last: bool) -> None:
         """Those of the chunk with number `index`; decoded now, or when the chunks before it have come."""
-        self._waiting[index] = logits
+        self._waiting[index] = logits, is_last
         while self._next in self._waiting:
-            self.state.feed(self._waiting.pop(self._next))
+            self._join(*self._waiting.pop(self._next))
             self._next += 1
+
+    def _join(self, logits: np.ndarray, is_last: bool) -> None:
+        if self._tail is not None:
+            shared = min(len(self._tail), len(logits))
+            seam = chunks.quiet_seam(self._holds_letter(self._tail[:shared]) | self._holds_letter(logits[:shared]))
+            self.state.feed(self._tail[:seam])
+            logits = logits[seam:]
+        settled = len(logits) if is_last else len(logits) - 2 * self._reach
+        self.state.feed(logits[:settled])
+        self._tail = None if is_last else logits[settled:]
+
+    def _holds_letter(self, logits: np.ndarray) -> np.ndarray:
+        """(T, V) -> (T,) bool."""
+        return ~np.isin(logits.argmax(1), self._silent)
 
 
 @dataclass(frozen=True)
