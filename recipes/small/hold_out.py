@@ -14,6 +14,7 @@ from pathlib import Path
 
 
 def main() -> None:
+    """Write the new manifest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--output", type=Path, required=True)
