@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol, TypeVar
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,12 +26,12 @@ from sewkit.compute import FAST, Compute
 from sewkit.config import ModelConfig
 from sewkit.decode import BeamSearch, Decoder, FrameTiming, FusionWeights, GreedySearch, Pruning, decode_words
 from sewkit.decode.align import AlignmentError, Evidence, align_words
-from sewkit.decode.decoder import DecodingState
 from sewkit.decode.lm import LanguageModel
 from sewkit.decode.lm.folder import find_lm
 from sewkit.decode.spelling import Reference, spell
 from sewkit.errors import UserError
 from sewkit.lengths import hop_samples, informed_length, min_samples, num_frames, receptive_field
+from sewkit.pieces import Kept, Piece, Recording, Result, Stitched, Task, delivered
 from sewkit.runtime import Runtime, batches_by_size
 from sewkit.segments import Segmentation
 from sewkit.streaming import Final, Stream
@@ -43,10 +43,6 @@ CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 10.0, 240.0
 """Sound that shares a batch unless the caller says: a CPU gains nothing from long clips side by side, a GPU does."""
 LOOKAHEAD_BATCHES = 8
 """Batches' worth of sound read ahead, so that clips of like length share a batch."""
-Kept = TypeVar("Kept")
-"""What is kept of a chunk until all chunks of its recording are there."""
-Result = TypeVar("Result")
-"""What a recording becomes."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -196,7 +192,7 @@ class Recognizer:
             outcomes = self._outcomes(sources, self._transcription(compute, decoder), on_progress)
         else:
             outcomes = (self._in_segments(source, compute, decoder, segmentation, on_progress) for source in sources)
-        yield from _delivered(outcomes, on_error)
+        yield from delivered(outcomes, on_error)
 
     def stream(
         self,
@@ -270,7 +266,7 @@ class Recognizer:
 
         task = self._alignment(self.resolve(compute), references, snap)
         outcomes = self._outcomes(sources(), task, on_progress)
-        yield from _delivered(outcomes, on_error)
+        yield from delivered(outcomes, on_error)
 
     def classify(
         self,
@@ -301,7 +297,7 @@ class Recognizer:
         """Classifications in the order of `sources`; batches, memory and errors as in `transcribe_batch`."""
         task = self._classification(self.resolve(compute), top)
         outcomes = self._outcomes(sources, task, on_progress)
-        yield from _delivered(outcomes, on_error)
+        yield from delivered(outcomes, on_error)
 
     def logits(self, waveforms: Sequence[np.ndarray], compute: ComputeRequest = None) -> list[np.ndarray]:
         """Letter scores (num_frames, vocab), one float32 array a waveform at 16 kHz; never chunked."""
@@ -334,28 +330,28 @@ class Recognizer:
     def _batch_samples(self) -> int:
         return int(self.batch_seconds * SAMPLE_RATE)
 
-    def _transcription(self, compute: Compute, decoder: Decoder) -> _Task[_Stitched, Transcript]:
+    def _transcription(self, compute: Compute, decoder: Decoder) -> Task[Stitched, Transcript]:
         alphabet, layers = self.loaded.alphabet, self.config.conv_layers
         if alphabet is None:
             raise UserError(f"{self.name} {self._why_no_text()}")
         timing = FrameTiming(hop_samples(layers), receptive_field(layers), SAMPLE_RATE)
 
-        def keep(piece: _Piece[_Stitched], logits: np.ndarray) -> _Stitched:
+        def keep(piece: Piece[Stitched], logits: np.ndarray) -> Stitched:
             begun = next((kept for kept in piece.recording.kept if kept is not None), None)
-            stream = begun or _Stitched(decoder.start(), alphabet.silent, reach)
+            stream = begun or Stitched(decoder.start(), alphabet.silent, reach)
             frames, is_last = self._decoded_frames(piece.chunk, compute), piece.chunk.keep_to is None
             start, stop = max(0, frames.start - reach), frames.stop + (0 if is_last else reach)
             stream.take(piece.index, logits[start:stop], is_last)
             return stream
 
-        def finish(recording: _Recording[_Stitched]) -> Transcript:
+        def finish(recording: Recording[Stitched]) -> Transcript:
             words = decode_words(recording.pieces()[0].state.labels(), alphabet, timing)
             text = " ".join(word.text for word in words)
             return Transcript(text, words, segment_words(words), recording.seconds, compute, recording.name)
 
         plan = chunks.ChunkPlan.for_model(self.config)
         reach = plan.margin // plan.hop // 2
-        return _Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
+        return Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
 
     def _in_segments(
         self,
@@ -393,16 +389,16 @@ class Recognizer:
 
     def _alignment(
         self, compute: Compute, references: Mapping[int, Reference], snap: bool
-    ) -> _Task[Evidence, Alignment]:
+    ) -> Task[Evidence, Alignment]:
         hop = hop_samples(self.config.conv_layers)
 
-        def keep(piece: _Piece[Evidence], logits: np.ndarray) -> Evidence:
+        def keep(piece: Piece[Evidence], logits: np.ndarray) -> Evidence:
             frames = self._decoded_frames(piece.chunk, compute)
             end = None if piece.chunk.keep_to is None else frames.stop * hop
             samples = piece.chunk.samples[frames.start * hop : end]
             return Evidence.of(logits[frames], samples, references[piece.recording.number], hop)
 
-        def finish(recording: _Recording[Evidence]) -> Alignment | AudioError:
+        def finish(recording: Recording[Evidence]) -> Alignment | AudioError:
             reference, evidence = references[recording.number], Evidence.concatenate(recording.pieces())
             try:
                 words, score = align_words(evidence, reference, hop / SAMPLE_RATE, snap=snap)
@@ -412,9 +408,9 @@ class Recognizer:
             return Alignment(text, words, segment_words(words), recording.seconds, compute, recording.name, score)
 
         plan = chunks.ChunkPlan.for_model(self.config)
-        return _Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
+        return Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
 
-    def _classification(self, compute: Compute, top: int | None) -> _Task[PooledScores, Classification]:
+    def _classification(self, compute: Compute, top: int | None) -> Task[PooledScores, Classification]:
         labels, layers = self.loaded.labels, self.config.conv_layers
         if labels is None:
             raise UserError(f"{self.name} {self._why_no_classes()}")
@@ -422,11 +418,11 @@ class Recognizer:
             raise UserError(f"top is {top}; expected the number of classes to give, at least 1")
         shortest = min_samples(layers, compute.squeeze)
 
-        def keep(piece: _Piece[PooledScores], scores: np.ndarray) -> PooledScores:
+        def keep(piece: Piece[PooledScores], scores: np.ndarray) -> PooledScores:
             frames = num_frames(len(piece.chunk.samples), layers)
             return PooledScores(scores, informed_length(frames, compute.squeeze))
 
-        def finish(recording: _Recording[PooledScores]) -> Classification | AudioError:
+        def finish(recording: Recording[PooledScores]) -> Classification | AudioError:
             pooled = PooledScores.pool(recording.pieces())
             if not pooled.num_frames:
                 problem = f"too short to classify ({recording.num_samples} samples at 16 kHz)"
@@ -435,7 +431,7 @@ class Recognizer:
             return Classification(ranked, recording.seconds, compute, recording.name)
 
         plan = chunks.ChunkPlan.for_model(self.config).without_overlap()
-        return _Task(plan, lambda waveforms: self.runtime.class_scores(waveforms, compute), keep, finish)
+        return Task(plan, lambda waveforms: self.runtime.class_scores(waveforms, compute), keep, finish)
 
     def _why_no_text(self) -> str:
         if self.config.num_labels is not None:
@@ -452,14 +448,14 @@ class Recognizer:
     def _outcomes(
         self,
         sources: Iterable[AudioSource],
-        task: _Task[Kept, Result],
+        task: Task[Kept, Result],
         on_progress: Callable[[float], None] | None,
     ) -> Iterator[Result | AudioError]:
-        queue: deque[_Recording[Kept]] = deque()
-        waiting: list[_Piece[Kept]] = []
+        queue: deque[Recording[Kept]] = deque()
+        waiting: list[Piece[Kept]] = []
         waiting_samples = 0
         for number, source in enumerate(sources):
-            recording: _Recording[Kept] = _Recording(number, source_name(source))
+            recording: Recording[Kept] = Recording(number, source_name(source))
             queue.append(recording)
             for piece in recording.read(source, task.plan):
                 waiting.append(piece)
@@ -474,7 +470,7 @@ class Recognizer:
             yield task.outcome(queue.popleft())
 
     def _run(
-        self, pieces: list[_Piece[Kept]], task: _Task[Kept, Result], on_progress: Callable[[float], None] | None
+        self, pieces: list[Piece[Kept]], task: Task[Kept, Result], on_progress: Callable[[float], None] | None
     ) -> None:
         """All pieces in batches; of each output what the task wants to keep."""
         for batch in batches_by_size([len(piece.chunk.samples) for piece in pieces], self._batch_samples()):
@@ -484,120 +480,3 @@ class Recognizer:
                 piece.recording.kept[piece.index] = task.keep(piece, output)
                 if on_progress is not None:
                     on_progress(piece.new_seconds(hop_samples(self.config.conv_layers)))
-
-
-def _delivered(
-    outcomes: Iterator[Result | AudioError], on_error: Callable[[AudioError], None] | None
-) -> Iterator[Result]:
-    """The results; errors go to `on_error`, or without it are raised."""
-    for outcome in outcomes:
-        if not isinstance(outcome, AudioError):
-            yield outcome
-        elif on_error is not None:
-            on_error(outcome)
-        else:
-            raise outcome
-
-
-@dataclass(frozen=True)
-class _Task(Generic[Kept, Result]):
-    """What is done with recordings: how they are cut, run in batches, what is kept of a chunk, what they become."""
-
-    plan: chunks.ChunkPlan
-    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-    keep: Callable[[_Piece[Kept], np.ndarray], Kept]
-    finish: Callable[[_Recording[Kept]], Result | AudioError]
-
-    def outcome(self, recording: _Recording[Kept]) -> Result | AudioError:
-        """What a recording became, or why it could not be read."""
-        return self.finish(recording) if recording.error is None else recording.error
-
-
-@dataclass
-class _Recording(Generic[Kept]):
-    """What is known of a recording while its chunks are on their way."""
-
-    number: int  # in the order of the sources
-    name: str
-    num_samples: int = 0
-    is_read: bool = False
-    error: AudioError | None = None
-    kept: list[Kept | None] = field(default_factory=list)
-
-    def read(self, source: AudioSource, plan: chunks.ChunkPlan) -> Iterator[_Piece[Kept]]:
-        """The recording's chunks; an error on the way is noted and ends it."""
-        try:
-            for chunk in chunks.split(self._measured(stream_audio(source)), plan):
-                self.kept.append(None)
-                yield _Piece(self, len(self.kept) - 1, chunk)
-        except AudioError as error:
-            self.error = error
-        self.is_read = True
-
-    def _measured(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The same blocks, their samples counted."""
-        for block in blocks:
-            self.num_samples += len(block)
-            yield block
-
-    def is_done(self) -> bool:
-        return self.error is not None or (self.is_read and all(kept is not None for kept in self.kept))
-
-    def pieces(self) -> list[Kept]:
-        """What was kept of each chunk, in order."""
-        return [kept for kept in self.kept if kept is not None]
-
-    @property
-    def seconds(self) -> float:
-        return self.num_samples / SAMPLE_RATE
-
-
-class _Stitched:
-    """Hands the logits of a recording's chunks, which come in any order, to its decoding in the order of the sound.
-
-    Neighbours share `2 * reach` frames around the place where they meet. They are parted where the letters of both are
-    farthest, so that a letter which one hears a little earlier is neither lost nor doubled.
-    """
-
-    def __init__(self, state: DecodingState, silent: frozenset[int], reach: int):
-        self.state = state
-        self._silent = list(silent)
-        self._reach = reach
-        self._waiting: dict[int, tuple[np.ndarray, bool]] = {}
-        self._next = 0
-        self._tail: np.ndarray | None = None
-
-    def take(self, index: int, logits: np.ndarray, is_last: bool) -> None:
-        """Those of the chunk with number `index`; decoded now, or when the chunks before it have come."""
-        self._waiting[index] = logits, is_last
-        while self._next in self._waiting:
-            self._join(*self._waiting.pop(self._next))
-            self._next += 1
-
-    def _join(self, logits: np.ndarray, is_last: bool) -> None:
-        if self._tail is not None:
-            shared = min(len(self._tail), len(logits))
-            seam = chunks.quiet_seam(self._holds_letter(self._tail[:shared]) | self._holds_letter(logits[:shared]))
-            self.state.feed(self._tail[:seam])
-            logits = logits[seam:]
-        settled = len(logits) if is_last else len(logits) - 2 * self._reach
-        self.state.feed(logits[:settled])
-        self._tail = None if is_last else logits[settled:]
-
-    def _holds_letter(self, logits: np.ndarray) -> np.ndarray:
-        """(T, V) -> (T,) bool."""
-        return ~np.isin(logits.argmax(1), self._silent)
-
-
-@dataclass(frozen=True)
-class _Piece(Generic[Kept]):
-    """The chunk with number `index` of a recording."""
-
-    recording: _Recording[Kept]
-    index: int
-    chunk: chunks.Chunk
-
-    def new_seconds(self, hop: int) -> float:
-        """Seconds of the recording that this chunk answers for."""
-        end = len(self.chunk.samples) if self.chunk.keep_to is None else self.chunk.keep_to * hop
-        return (end - self.chunk.keep_from * hop) / SAMPLE_RATE
