@@ -107,7 +107,8 @@ class Stream:
         """See `Recognizer.stream`."""
         config, segmentation = runtime.config, segmentation or Segmentation()
         self._runtime, self._alphabet, self._decoder = runtime, alphabet, decoder
-        self._compute = resolve(config, compute)
+        self.compute = resolve(config, compute)
+        """The operating point of the finals to come; a server that is busy sets a cheaper one on the way."""
         self._window_compute = resolve(config, segmentation.compute or operating_points(config)[0])
         self._letter = segmentation.letter
         self._hop = hop_samples(config.conv_layers)
@@ -199,7 +200,7 @@ class Stream:
     def _final(self, span: Span) -> Final:
         first, end = span.start * self._hop, self._sound.end if span.end is None else span.end * self._hop
         state = self._decoder.start()
-        state.feed(self._hear(self._sound.between(first, end), self._compute))
+        state.feed(self._hear(self._sound.between(first, end), self.compute))
         words = decode_words(state.labels(), self._alphabet, self._timing)
         offset = first / SAMPLE_RATE
         return Final(_later(words, offset), offset, end / SAMPLE_RATE)
