@@ -17,7 +17,7 @@ from sewkit.config import ModelConfig
 from sewkit.data.manifest import ManifestError
 from sewkit.model import build_model
 from sewkit.text import Alphabet
-from sewkit.train.finetune import run, start_model
+from sewkit.train.finetune import prepare, run, start_model
 from sewkit.train.recipe import FinetuneRecipe, RecipeError, load_recipe
 
 
@@ -124,6 +124,23 @@ def test_training_on_nothing_is_refused_before_it_starts(folder):
         run(load_recipe(FinetuneRecipe, write_recipe(folder, stages=[utterance_stage()])), folder / "out")
 
 
+def test_whole_utterances_of_other_sources_train_beside_strings(folder):
+    """Strings hold words of the first source only, the utterances beside them are all of the second."""
+    words = {"audio": "0.wav", "text": "NO", "speaker": "x", "duration": 0.3, "split": "train"}
+    write_rows(folder, [words, {**words, "split": "dev"}])
+    (folder / "read.jsonl").write_text(json.dumps({**words, "audio": "1.wav", "text": "YES"}) + "\n")
+    sources = [{"manifest": "manifest.jsonl", "weight": 1.0}, {"manifest": "read.jsonl", "weight": 0}]
+    stage = {**STAGES[2], "strings": [{"updates": 4, "words_per_batch": 6}], "beside_seconds": 2.0}
+    path = write_recipe(folder, train=sources, stages=[stage])
+    _, [built], _ = prepare(load_recipe(FinetuneRecipe, path), folder / "out")
+    strings, beside = built.batches(0)
+    letters = Alphabet.english()
+    assert set(strings.labels.flatten().tolist()) == set(letters.encode("NO"))
+    assert beside.labels.flatten().tolist() == letters.encode("YES")
+    with pytest.raises(RecipeError, match="no source of train has weight 0"):
+        prepare(load_recipe(FinetuneRecipe, write_recipe(folder, stages=[stage])), folder / "out")
+
+
 CLASSES = {"name": "classes", "objective": "classify", "schedule": {"learning_rate": 3e-3}, "utterances": 60}
 
 
@@ -155,6 +172,7 @@ def test_a_classifier_starts_from_an_encoder_and_keeps_its_head_where_the_labels
         ({"model": None}, "give either model"),
         ({"init": "somewhere"}, "give either model"),
         ({"stages": [{**STAGES[2], "utterances": 5}]}, "stages.0: .*give either strings"),
+        ({"stages": [utterance_stage(beside_seconds=5.0)]}, "beside_seconds is for ctc on strings"),
         ({"stages": [{**STAGES[2], "schedule": {}}]}, "stages.0.schedule.learning_rate: Field required"),
         ({"stages": [utterance_stage(objective="flat_start")]}, "flat_start needs strings"),
         ({"average_decay": 1.0}, "average_decay"),

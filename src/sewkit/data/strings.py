@@ -30,7 +30,7 @@ class Source(BaseModel):
 
     manifest: Path
     weight: float = 1.0
-    """For strings only: how often a word is drawn from this source."""
+    """For strings only: how often a word is drawn from this source; 0 for whole utterances beside strings."""
     split: str = "train"
     intents: tuple[str, ...] = ()
     """Only rows whose `intent` is among these; empty for all."""

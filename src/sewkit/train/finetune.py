@@ -5,7 +5,7 @@ of log-mel regression starts the extractor, a curriculum of single words and str
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from sewkit.checkpoint.loaded import LoadedModel
 from sewkit.data.augment import Augmenter, read_noises
 from sewkit.data.batch import Batch
 from sewkit.data.manifest import ManifestError
-from sewkit.data.strings import ClipSource, StringBatches, load_source
+from sewkit.data.strings import ClipSource, Source, StringBatches, load_source
 from sewkit.data.utterances import UtteranceBatches
 from sewkit.data.validate import Requirements
 from sewkit.data.validate import validate as validate_rows
@@ -154,17 +154,23 @@ def build_stages(recipe: FinetuneRecipe, task: LoadedModel, device: torch.device
     noises, rooms = read_noises(recipe.data_root / recipe.noise) if recipe.noise else ([], [])
     sources: list[ClipSource] = []
     if any(stage.strings for stage in recipe.stages):
-        sources = [load_source(source, recipe.data_root) for source in recipe.train]
+        sources = [load_source(source, recipe.data_root) for source in recipe.train if source.weight]
     validate = Validation(recipe, task, device) if recipe.dev else None
     stages = []
     for number, stage in enumerate(recipe.stages):
         augmenter = Augmenter(stage.augmentation, noises, rooms)
         seed = recipe.seed * 1_000 + number
         batches: Callable[[int], list[Batch]]
-        if stage.strings:
+        if stage.beside_seconds:
+            strings = string_batches(recipe, stage, sources, augmenter, task, seed)
+            whole = [source for source in recipe.train if not source.weight]
+            if not whole:
+                raise RecipeError("beside_seconds: no source of train has weight 0, whose utterances they would be")
+            batches = Beside(strings, utterance_batches(recipe, whole, stage.beside_seconds, augmenter, task, seed))
+        elif stage.strings:
             batches = string_batches(recipe, stage, sources, augmenter, task, seed)
         else:
-            batches = utterance_batches(recipe, stage, augmenter, task, seed)
+            batches = utterance_batches(recipe, recipe.train, stage.batch_seconds, augmenter, task, seed)
         objective = build_objective(stage, task)
         stages.append(
             Stage(
@@ -226,11 +232,16 @@ def string_batches(
 
 
 def utterance_batches(
-    recipe: FinetuneRecipe, stage: StageRecipe, augmenter: Augmenter, task: LoadedModel, seed: int
+    recipe: FinetuneRecipe,
+    sources: Sequence[Source],
+    batch_seconds: float,
+    augmenter: Augmenter,
+    task: LoadedModel,
+    seed: int,
 ) -> UtteranceBatches:
     """Whole utterances; those that cannot be trained on are named once and left out."""
     rank, world = distributed.rank_and_world()
-    rows = read_rows(recipe)
+    rows = read_rows(recipe, sources)
     needs = Requirements.of_model(task.model.config, task.alphabet, max_seconds=recipe.max_seconds)
     kept, report = validate_rows(rows, needs)
     if not len(kept):
@@ -244,7 +255,7 @@ def utterance_batches(
         classes = np.array([ids[label] for label in read_labels(recipe)])[kept]
     return UtteranceBatches(
         rows.select(kept),
-        stage.batch_seconds,
+        batch_seconds,
         augmenter,
         task.alphabet,
         seed,
@@ -253,6 +264,18 @@ def utterance_batches(
         world=world,
         classes=classes,
     )
+
+
+class Beside:
+    """Callable: update -> the micro-batches of both, such as strings of words and read sentences."""
+
+    def __init__(self, first: Callable[[int], list[Batch]], second: Callable[[int], list[Batch]]) -> None:
+        self.first = first
+        self.second = second
+
+    def __call__(self, update: int) -> list[Batch]:
+        """The same for the same (seed, update)."""
+        return self.first(update) + self.second(update)
 
 
 def read_labels(recipe: FinetuneRecipe) -> list[str]:

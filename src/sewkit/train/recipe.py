@@ -56,6 +56,8 @@ class StageRecipe(_Part):
     """Updates on whole utterances, instead of strings."""
     batch_seconds: float = Field(100.0, gt=0)
     """For utterances: padded seconds of an update, on all processes together."""
+    beside_seconds: float = Field(0.0, ge=0)
+    """For strings: padded seconds of whole utterances, of the sources of weight 0, that an update holds beside them."""
     augmentation: Augmentation = Augmentation()
     masking: Masking | None = None
     """Time and channel masks; None for none."""
@@ -70,6 +72,8 @@ class StageRecipe(_Part):
     def _one_kind_of_example(self) -> "StageRecipe":
         if bool(self.strings) == bool(self.utterances):
             raise ValueError("give either strings (a list of phases) or utterances (a number of updates)")
+        if self.beside_seconds and not (self.strings and self.objective == "ctc"):
+            raise ValueError("beside_seconds is for ctc on strings")
         if self.objective == "log_mel" and not self.train_extractor:
             raise ValueError("log_mel trains the extractor: train_extractor must be true")
         if self.objective == "flat_start" and not self.strings:

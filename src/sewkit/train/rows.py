@@ -1,5 +1,6 @@
 """The rows that a recipe names: of its training sources and of its dev sets."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sewkit.data.manifest import Manifest
@@ -7,9 +8,9 @@ from sewkit.data.strings import Source
 from sewkit.train.recipe import DevSet, RunRecipe
 
 
-def read_rows(recipe: RunRecipe) -> Manifest:
-    """The training rows of all sources."""
-    return Manifest.join([open_source(source, recipe.data_root) for source in recipe.train])
+def read_rows(recipe: RunRecipe, sources: Sequence[Source] = ()) -> Manifest:
+    """The training rows of these sources of a recipe, or of all."""
+    return Manifest.join([open_source(source, recipe.data_root) for source in sources or recipe.train])
 
 
 def open_source(source: Source, data_root: Path) -> Manifest:
