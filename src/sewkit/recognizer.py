@@ -189,7 +189,7 @@ class Recognizer:
         """
         compute, decoder = self.resolve(compute), decoder or self.decoder
         if segmentation is None:
-            outcomes = self._outcomes(sources, self._transcription(compute, decoder), on_progress)
+            outcomes = self._outcomes(sources, self.transcription(compute, decoder), on_progress)
         else:
             outcomes = (self._in_segments(source, compute, decoder, segmentation, on_progress) for source in sources)
         yield from delivered(outcomes, on_error)
@@ -330,7 +330,8 @@ class Recognizer:
     def _batch_samples(self) -> int:
         return int(self.batch_seconds * SAMPLE_RATE)
 
-    def _transcription(self, compute: Compute, decoder: Decoder) -> Task[Stitched, Transcript]:
+    def transcription(self, compute: Compute, decoder: Decoder) -> Task[Stitched, Transcript]:
+        """What `transcribe` does with a recording, for those who run its chunks in batches of their own."""
         alphabet, layers = self.loaded.alphabet, self.config.conv_layers
         if alphabet is None:
             raise UserError(f"{self.name} {self._why_no_text()}")

@@ -70,9 +70,9 @@ def calibrations(asr: Recognizer, clip_seconds: float, runs: int) -> list[Calibr
         )
     above = min(length for length in CLIP_SECONDS if length >= clip_seconds)
     below = max((length for length in CLIP_SECONDS if length <= clip_seconds), default=above)
-    facts = _facts(asr)
+    known = facts(asr)
     return [
-        _cached({**facts, "clip_seconds": length}, runs, partial(_measure, asr, length, runs))
+        cached({**known, "clip_seconds": length}, runs, partial(_measure, asr, length, runs))
         for length in sorted({below, above})
     ]
 
@@ -86,7 +86,7 @@ def _measure(asr: Recognizer, clip_seconds: float, runs: int) -> Calibration:
     return Calibration(clip_seconds, interleaved(calls, runs))
 
 
-def _facts(asr: Recognizer) -> dict[str, Any]:
+def facts(asr: Recognizer) -> dict[str, Any]:
     """What times depend on."""
     around = environment()
     return {
@@ -113,9 +113,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sewkit" / "calibrations"
 
 
-def _cached(facts: dict[str, Any], runs: int, measure: Callable[[], Calibration]) -> Calibration:
+def cached(known: dict[str, Any], runs: int, measure: Callable[[], Calibration]) -> Calibration:
     """Measured now, unless the cache holds as many runs of the same facts. A cache that cannot be used is no error."""
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     path = cache_folder() / f"{key[:32]}.json"
     try:
         found = Calibration(**json.loads(path.read_text(encoding="utf-8"))["calibration"])
@@ -126,7 +126,7 @@ def _cached(facts: dict[str, Any], runs: int, measure: Callable[[], Calibration]
     calibration = measure()
     try:
         with replacing(path) as draft:
-            draft.write_text(json.dumps({"facts": facts, "calibration": asdict(calibration)}), encoding="utf-8")
+            draft.write_text(json.dumps({"facts": known, "calibration": asdict(calibration)}), encoding="utf-8")
     except UserError as error:
         _LOG.warning("the calibration is not kept: %s", error)
     return calibration
