@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -21,14 +21,18 @@ Result = TypeVar("Result")
 def delivered(
     outcomes: Iterator[Result | AudioError], on_error: Callable[[AudioError], None] | None
 ) -> Iterator[Result]:
-    """The results; errors go to `on_error`, or without it are raised."""
-    for outcome in outcomes:
-        if not isinstance(outcome, AudioError):
-            yield outcome
-        elif on_error is not None:
-            on_error(outcome)
-        else:
-            raise outcome
+    """The results; errors go to `on_error`, or without it are raised. A generator is closed however this ends."""
+    try:
+        for outcome in outcomes:
+            if not isinstance(outcome, AudioError):
+                yield outcome
+            elif on_error is not None:
+                on_error(outcome)
+            else:
+                raise outcome
+    finally:
+        if isinstance(outcomes, Generator):
+            outcomes.close()
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Recording(Generic[Kept]):
     error: AudioError | None = None
     kept: list[Kept | None] = field(default_factory=list)
 
-    def read(self, source: AudioSource, plan: chunks.ChunkPlan) -> Iterator[Piece[Kept]]:
+    def read(self, source: AudioSource, plan: chunks.ChunkPlan) -> Generator[Piece[Kept], None, None]:
         """The recording's chunks; an error on the way is noted and ends it."""
         try:
             for chunk in chunks.split(self._measured(stream_audio(source)), plan):

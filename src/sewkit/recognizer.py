@@ -10,7 +10,6 @@ voices.classify("call.mp3").label
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -32,6 +31,7 @@ from sewkit.decode.spelling import Reference, spell
 from sewkit.errors import UserError
 from sewkit.lengths import hop_samples, informed_length, min_samples, num_frames, receptive_field
 from sewkit.pieces import Kept, Piece, Recording, Result, Stitched, Task, delivered
+from sewkit.pipeline import Batching, outcomes
 from sewkit.runtime import Runtime, batches_by_size
 from sewkit.segments import Segmentation
 from sewkit.streaming import Final, Stream
@@ -41,8 +41,8 @@ BUNDLED = "sew-words"
 """The model that comes with the package."""
 CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 10.0, 240.0
 """Sound that shares a batch unless the caller says: a CPU gains nothing from long clips side by side, a GPU does."""
-LOOKAHEAD_BATCHES = 8
-"""Batches' worth of sound read ahead, so that clips of like length share a batch."""
+MAX_WORKERS = 8
+"""Batches that run side by side unless the caller says; each holds its activations."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -106,6 +106,8 @@ class Recognizer:
         self.batch_seconds = batch_seconds
         self.decoder: Decoder = GreedySearch()
         """What `transcribe` uses unless it is handed another."""
+        self.workers: int | None = None
+        """Batches that run side by side, each with its share of the CPU threads; None: as many as the runtime likes."""
         self._chosen: dict[Chooser, Compute] = {}
 
     @property
@@ -184,15 +186,16 @@ class Recognizer:
     ) -> Iterator[Transcript]:
         """Transcripts in the order of `sources`, computed in batches of `batch_seconds` of sound with bounded memory.
 
-        A recording that can't be read is handed to `on_error` and left out; without `on_error` its AudioError is
+        Threads read ahead and run batches side by side, see `sewkit.pipeline`, until the iterator ends or is closed. A
+        recording that can't be read is handed to `on_error` and left out; without `on_error` its AudioError is
         raised after the recordings before it. With a `segmentation`, see `transcribe`, nothing shares a batch.
         """
         compute, decoder = self.resolve(compute), decoder or self.decoder
         if segmentation is None:
-            outcomes = self._outcomes(sources, self.transcription(compute, decoder), on_progress)
+            made = self._outcomes(sources, self.transcription(compute, decoder), on_progress)
         else:
-            outcomes = (self._in_segments(source, compute, decoder, segmentation, on_progress) for source in sources)
-        yield from delivered(outcomes, on_error)
+            made = (self._in_segments(source, compute, decoder, segmentation, on_progress) for source in sources)
+        yield from delivered(made, on_error)
 
     def stream(
         self,
@@ -265,8 +268,8 @@ class Recognizer:
                 yield source
 
         task = self._alignment(self.resolve(compute), references, snap)
-        outcomes = self._outcomes(sources(), task, on_progress)
-        yield from delivered(outcomes, on_error)
+        made = self._outcomes(sources(), task, on_progress)
+        yield from delivered(made, on_error)
 
     def classify(
         self,
@@ -296,8 +299,8 @@ class Recognizer:
     ) -> Iterator[Classification]:
         """Classifications in the order of `sources`; batches, memory and errors as in `transcribe_batch`."""
         task = self._classification(self.resolve(compute), top)
-        outcomes = self._outcomes(sources, task, on_progress)
-        yield from delivered(outcomes, on_error)
+        made = self._outcomes(sources, task, on_progress)
+        yield from delivered(made, on_error)
 
     def logits(self, waveforms: Sequence[np.ndarray], compute: ComputeRequest = None) -> list[np.ndarray]:
         """Letter scores (num_frames, vocab), one float32 array a waveform at 16 kHz; never chunked."""
@@ -452,32 +455,11 @@ class Recognizer:
         task: Task[Kept, Result],
         on_progress: Callable[[float], None] | None,
     ) -> Iterator[Result | AudioError]:
-        queue: deque[Recording[Kept]] = deque()
-        waiting: list[Piece[Kept]] = []
-        waiting_samples = 0
-        for number, source in enumerate(sources):
-            recording: Recording[Kept] = Recording(number, source_name(source))
-            queue.append(recording)
-            for piece in recording.read(source, task.plan):
-                waiting.append(piece)
-                waiting_samples += len(piece.chunk.samples)
-                if waiting_samples >= LOOKAHEAD_BATCHES * self._batch_samples():
-                    self._run(waiting, task, on_progress)
-                    waiting, waiting_samples = [], 0
-            while queue and queue[0].is_done():
-                yield task.outcome(queue.popleft())
-        self._run(waiting, task, on_progress)
-        while queue:
-            yield task.outcome(queue.popleft())
+        hop = hop_samples(self.config.conv_layers)
 
-    def _run(
-        self, pieces: list[Piece[Kept]], task: Task[Kept, Result], on_progress: Callable[[float], None] | None
-    ) -> None:
-        """All pieces in batches; of each output what the task wants to keep."""
-        for batch in batches_by_size([len(piece.chunk.samples) for piece in pieces], self._batch_samples()):
-            outputs = task.run([pieces[index].chunk.samples for index in batch])
-            for index, output in zip(batch, outputs, strict=True):
-                piece = pieces[index]
-                piece.recording.kept[piece.index] = task.keep(piece, output)
-                if on_progress is not None:
-                    on_progress(piece.new_seconds(hop_samples(self.config.conv_layers)))
+        def on_done(piece: Piece[Kept]) -> None:
+            if on_progress is not None:
+                on_progress(piece.new_seconds(hop))
+
+        workers = self.workers or min(getattr(self.runtime, "workers", 1), MAX_WORKERS)
+        return outcomes(sources, task, Batching(self._batch_samples(), workers), on_done)

@@ -37,6 +37,11 @@ class TorchRuntime:
         self.device = device
         self.dtype = dtype
 
+    @property
+    def workers(self) -> int:
+        """Calls side by side that use the device well: on a CPU one a thread, each on a thread of its own."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
     @torch.inference_mode()
     def logits(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
         """See `Runtime.logits`."""
