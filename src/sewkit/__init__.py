@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sewkit.audio import AudioError
     from sewkit.bench.plan import Budget
     from sewkit.classification import Classification, LabelScore
-    from sewkit.compute import Compute
+    from sewkit.compute import Compute, Refinement
     from sewkit.config import PUBLISHED, ModelConfig
     from sewkit.decode import BeamSearch
     from sewkit.errors import UserError
@@ -38,6 +38,7 @@ _HOME = {
     "PUBLISHED": "config",
     "Partial": "streaming",
     "Recognizer": "recognizer",
+    "Refinement": "compute",
     "Segment": "transcript",
     "Segmentation": "segments",
     "Stream": "streaming",
@@ -62,6 +63,7 @@ __all__ = [
     "ModelConfig",
     "Partial",
     "Recognizer",
+    "Refinement",
     "Segment",
     "Segmentation",
     "Stream",

@@ -91,6 +91,24 @@ def _written(pool: Pool) -> str:
     return "/".join(map(str, pool)) if isinstance(pool, tuple) else str(pool)
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """What a second pass hears again, see `sewkit.refine`.
+
+    threshold: stretches whose doubt reaches it; 0 for everything, 1 for nothing. compute: operating point of the
+    second pass, by value or name. margin: seconds of sound on either side of a stretch, in whole steps of the model's
+    grid (0.48 s in most). Raises UserError for values out of range.
+    """
+
+    threshold: float
+    compute: Compute | str = FULL
+    margin: float = 0.96
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.threshold <= 1 and 0 <= self.margin <= 10):
+            raise UserError(f"{self}; expected a threshold from 0 to 1 and a margin from 0 to 10 seconds")
+
+
 @lru_cache(maxsize=64)
 def operating_points(config: ModelConfig) -> tuple[Compute, ...]:
     """The points of a model's grid, cheapest first."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from sewkit.compute import NAMES, Compute, operating_points
+from sewkit.compute import NAMES, Compute, Refinement, operating_points
 from sewkit.config import ModelConfig
 from sewkit.errors import UserError
 from sewkit.files import replacing
@@ -22,8 +22,8 @@ FILE_NAME = "operating_points.json"
 FORMAT_VERSION = 1
 
 
-class MeasuredPoint(BaseModel):
-    """One operating point: rates are fractions, with the ends of their intervals; clips ran one at a time."""
+class _Measured(BaseModel):
+    """Rates are fractions, with the ends of their intervals; clips ran one at a time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,15 +39,35 @@ class MeasuredPoint(BaseModel):
     seconds_p95: float = Field(gt=0)
     real_time_factor: float = Field(gt=0)
     """Seconds of work for a second of sound, over all clips."""
+
+    @property
+    def compute(self) -> Compute:
+        """The point, of two passes that of the first."""
+        return Compute.parse(self.point)
+
+
+class MeasuredPoint(_Measured):
+    """One operating point."""
+
     macs_per_second: int
     """Multiply-accumulates for a second of sound, in a clip of mean length."""
     peak_memory_mib: float | None
     """The most that the process (on a GPU, its tensors) held during the longest clip; None where not known."""
 
+
+class MeasuredPasses(_Measured):
+    """A first pass at `point`, and what it was unsure of again at another one, see `sewkit.refine`."""
+
+    second: str
+    threshold: float
+    margin: float
+    heard_again: float
+    """Share of the frames that the second pass heard, margins included."""
+
     @property
-    def compute(self) -> Compute:
-        """The point itself."""
-        return Compute.parse(self.point)
+    def refinement(self) -> Refinement:
+        """What to hand to `transcribe`."""
+        return Refinement(self.threshold, Compute.parse(self.second), self.margin)
 
 
 class Curve(BaseModel):
@@ -75,6 +95,8 @@ class Curve(BaseModel):
     environment: dict[str, Any]
     """Hardware, versions and date."""
     points: tuple[MeasuredPoint, ...] = Field(min_length=1)
+    two_passes: tuple[MeasuredPasses, ...] = ()
+    """Thresholds that were tried, on the same clips in turn with the points."""
 
     @field_validator("points")
     @classmethod
@@ -98,6 +120,22 @@ class Curve(BaseModel):
         full = max(self.points, key=lambda point: point.macs_per_second)
         return dict(zip(NAMES, (full.compute, balanced.compute, self.front[0].compute), strict=True))
 
+    def refined(self, first: Compute | None = None) -> MeasuredPasses | None:
+        """The two passes to use, with a first pass at `first` if that is given; None where none were measured.
+
+        The fastest that make no more errors than their second point alone; if all do, those with fewest.
+        """
+        measured = [one for one in self.two_passes if first is None or one.compute == first]
+        alone = {point.point: point.wer for point in self.points}
+        as_good = [one for one in measured if one.wer <= alone[one.second]]
+        if as_good:
+            return min(as_good, key=lambda one: one.seconds_median)
+        return min(measured, key=lambda one: (one.wer, one.seconds_median), default=None)
+
+    def beats_points(self, passes: MeasuredPasses) -> bool:
+        """Whether every single point is slower or makes more errors."""
+        return not any(p.seconds_median <= passes.seconds_median and p.wer <= passes.wer for p in self.points)
+
     def check(self, config: ModelConfig, source: object) -> None:
         """Raises UserError, which names `source`, unless it is a curve of such a model."""
         found, expected = {point.point for point in self.points}, {str(point) for point in operating_points(config)}
@@ -105,6 +143,12 @@ class Curve(BaseModel):
             raise UserError(
                 f"{source}: measured at {len(self.points)} operating points that are not this model's "
                 f"{len(expected)}; measure it with sewkit sweep --store, or delete the file"
+            )
+        passes = {point for one in self.two_passes for point in (one.point, one.second)}
+        if not passes <= expected:
+            raise UserError(
+                f"{source}: two passes at {min(passes - expected)}, which is not a point of this model; measure again "
+                "with sewkit sweep --refine --store, or delete the file"
             )
 
     def write(self, folder: Path) -> None:

@@ -21,7 +21,7 @@ from sewkit import chunks
 from sewkit.audio import SAMPLE_RATE, AudioError, AudioSource, source_name, stream_audio
 from sewkit.checkpoint import LoadedModel, load_model, save_loaded
 from sewkit.classification import Classification, PooledScores, rank
-from sewkit.compute import FAST, Compute
+from sewkit.compute import FAST, Compute, Refinement
 from sewkit.config import ModelConfig
 from sewkit.decode import BeamSearch, Decoder, FrameTiming, FusionWeights, GreedySearch, Pruning, decode_words
 from sewkit.decode.align import AlignmentError, Evidence, align_words
@@ -32,6 +32,7 @@ from sewkit.errors import UserError
 from sewkit.lengths import hop_samples, informed_length, min_samples, num_frames, receptive_field
 from sewkit.pieces import Kept, Piece, Recording, Result, Stitched, Task, delivered
 from sewkit.pipeline import Batching, outcomes
+from sewkit.refine import TwoPasses
 from sewkit.runtime import Runtime, batches_by_size
 from sewkit.segments import Segmentation
 from sewkit.streaming import Final, Stream
@@ -159,18 +160,26 @@ class Recognizer:
         compute: ComputeRequest = None,
         decoder: Decoder | None = None,
         segmentation: Segmentation | None = None,
+        refine: Refinement | bool = False,
         on_progress: Callable[[float], None] | None = None,
     ) -> Transcript:
         """Transcribe one recording of any length: path, bytes, file object, or float32 array at 16 kHz.
 
         `decoder` takes the place of the recognizer's own, see `beam_search`. With a `segmentation` the recording is
         cut in its pauses, not into overlapping chunks: the words are those of `stream`, and each of the transcript's
-        segments is one of the cut. `on_progress` is called with the seconds of sound done since its last call. Raises
+        segments is one of the cut. With `refine` stretches that `compute`, by default the model's calibrated point, is
+        unsure of are heard again at full compute: True for the threshold that sewkit sweep --refine --store found,
+        or a `sewkit.Refinement`. `on_progress` is called with the seconds of sound done since its last call. Raises
         AudioError.
         """
         return next(
             self.transcribe_batch(
-                [source], compute=compute, decoder=decoder, segmentation=segmentation, on_progress=on_progress
+                [source],
+                compute=compute,
+                decoder=decoder,
+                segmentation=segmentation,
+                refine=refine,
+                on_progress=on_progress,
             )
         )
 
@@ -181,6 +190,7 @@ class Recognizer:
         compute: ComputeRequest = None,
         decoder: Decoder | None = None,
         segmentation: Segmentation | None = None,
+        refine: Refinement | bool = False,
         on_progress: Callable[[float], None] | None = None,
         on_error: Callable[[AudioError], None] | None = None,
     ) -> Iterator[Transcript]:
@@ -190,9 +200,12 @@ class Recognizer:
         recording that can't be read is handed to `on_error` and left out; without `on_error` its AudioError is
         raised after the recordings before it. With a `segmentation`, see `transcribe`, nothing shares a batch.
         """
-        compute, decoder = self.resolve(compute), decoder or self.decoder
+        compute, refinement = self._passes(compute, refine)
+        decoder = decoder or self.decoder
+        if segmentation is not None and refinement is not None:
+            raise UserError("refine hears chunks, not segments cut in pauses: leave out one of the two")
         if segmentation is None:
-            made = self._outcomes(sources, self.transcription(compute, decoder), on_progress)
+            made = self._outcomes(sources, self.transcription(compute, decoder, refinement), on_progress)
         else:
             made = (self._in_segments(source, compute, decoder, segmentation, on_progress) for source in sources)
         yield from delivered(made, on_error)
@@ -333,17 +346,37 @@ class Recognizer:
     def _batch_samples(self) -> int:
         return int(self.batch_seconds * SAMPLE_RATE)
 
-    def transcription(self, compute: Compute, decoder: Decoder) -> Task[Stitched, Transcript]:
+    def _passes(self, compute: ComputeRequest, refine: Refinement | bool) -> tuple[Compute, Refinement | None]:
+        """The point of the only or first pass, and what is heard again. Raises UserError where that is not known."""
+        if refine is False:
+            return self.resolve(compute), None
+        if not self.config.is_stochastic:
+            raise UserError(f"{self.name} has one operating point, {self.resolve(None)}: leave out refine")
+        if isinstance(refine, Refinement):
+            return self.resolve(FAST if compute is None else compute), refine
+        found = self.loaded.curve and self.loaded.curve.refined(None if compute is None else self.resolve(compute))
+        if not found:
+            start = "" if compute is None else f" from {compute}"
+            raise UserError(
+                f"{self.name} has no calibrated threshold for two passes{start}: "
+                "find it with sewkit sweep MODEL DATA --refine --store, or give a sewkit.Refinement"
+            )
+        return found.compute, found.refinement
+
+    def transcription(
+        self, compute: Compute, decoder: Decoder, refinement: Refinement | None = None
+    ) -> Task[Stitched, Transcript]:
         """What `transcribe` does with a recording, for those who run its chunks in batches of their own."""
         alphabet, layers = self.loaded.alphabet, self.config.conv_layers
         if alphabet is None:
             raise UserError(f"{self.name} {self._why_no_text()}")
+        finest = compute if refinement is None else self.resolve(refinement.compute)
         timing = FrameTiming(hop_samples(layers), receptive_field(layers), SAMPLE_RATE)
 
         def keep(piece: Piece[Stitched], logits: np.ndarray) -> Stitched:
             begun = next((kept for kept in piece.recording.kept if kept is not None), None)
             stream = begun or Stitched(decoder.start(), alphabet.silent, reach)
-            frames, is_last = self._decoded_frames(piece.chunk, compute), piece.chunk.keep_to is None
+            frames, is_last = self._decoded_frames(piece.chunk, finest), piece.chunk.keep_to is None
             start, stop = max(0, frames.start - reach), frames.stop + (0 if is_last else reach)
             stream.take(piece.index, logits[start:stop], is_last)
             return stream
@@ -355,7 +388,10 @@ class Recognizer:
 
         plan = chunks.ChunkPlan.for_model(self.config)
         reach = plan.margin // plan.hop // 2
-        return Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
+        if refinement is None:
+            return Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
+        passes = TwoPasses(self.runtime, compute, finest, refinement, alphabet.silent)
+        return Task(plan, passes.logits, keep, finish)
 
     def _in_segments(
         self,

@@ -1,5 +1,5 @@
 """Ways to run a model: one contract, numpy in, numpy out."""
 
-from sewkit.runtime.base import Runtime, batches_by_size
+from sewkit.runtime.base import Runtime, SplitRuntime, batches_by_size
 
-__all__ = ["Runtime", "batches_by_size"]
+__all__ = ["Runtime", "SplitRuntime", "batches_by_size"]

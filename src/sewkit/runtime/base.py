@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,17 @@ class Runtime(Protocol):
 
     def class_scores(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
         """Waveforms (num_samples,) float32 -> class scores (num_labels,) float32, one each, in one batch."""
+
+
+@runtime_checkable
+class SplitRuntime(Protocol):
+    """A runtime that can stop behind the feature extractor, which is the same at all points, and go on from there."""
+
+    def features(self, waveforms: Sequence[np.ndarray]) -> list[Any]:
+        """Waveforms (num_samples,) float32 -> features (num_frames, channels), one each, kept where it computes."""
+
+    def logits_from_features(self, features: Sequence[Any], compute: Compute | None = None) -> list[np.ndarray]:
+        """Features, or slices of them -> letter scores (num_frames, vocab) float32, one each, in one batch."""
 
 
 def batches_by_size(sizes: Sequence[int], max_size: int) -> list[list[int]]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sewkit.compute import Compute
+from sewkit.compute import Compute, resolve
 from sewkit.errors import UserError
 from sewkit.model import SpeechModel
 
@@ -46,6 +47,23 @@ class TorchRuntime:
     def logits(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
         """See `Runtime.logits`."""
         return self._rows(*self.model(*self._batch(waveforms), compute))
+
+    @torch.inference_mode()
+    def features(self, waveforms: Sequence[np.ndarray]) -> list[Tensor]:
+        """See `SplitRuntime.features`."""
+        features, lengths = self.model.extract(*self._batch(waveforms))
+        rows = self.model.feature_norm(features)
+        return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+
+    @torch.inference_mode()
+    def logits_from_features(self, features: Sequence[Tensor], compute: Compute | None = None) -> list[np.ndarray]:
+        """See `SplitRuntime.logits_from_features`."""
+        assert self.model.head is not None
+        lengths = torch.tensor([len(row) for row in features], device=self.device)
+        padded = pad_sequence(list(features), batch_first=True)
+        missing = resolve(self.config, compute).squeeze - padded.shape[1]  # at least one squeezed frame
+        encoded = self.model.contextualize(F.pad(padded, (0, 0, 0, max(0, missing))), lengths, compute)
+        return self._rows(self.model.head(encoded.frames), encoded.lengths)
 
     @torch.inference_mode()
     def class_scores(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
