@@ -3,6 +3,9 @@
 The two differ in their list of convolutions only. Nothing is padded, so a valid frame sees valid samples only; the one
 thing that crosses frames is the group norm over time, whose statistics are taken over each utterance's own frames.
 (The original and transformers let padding into them, so that there a result depends on what shares the batch.)
+
+Frames keep their channels together, (B, T, C), all the way: the first convolution is a product of the waveform's
+windows with a matrix, one of kernel 1 is a linear layer, the others run in PyTorch's channels-last format.
 """
 
 from __future__ import annotations
@@ -34,25 +37,23 @@ class InstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_channels))
         self.eps = eps
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T); statistics in float32."""
-        if bool((lengths == x.shape[2]).all()):
-            return F.group_norm(x.float(), len(self.weight), self.weight.float(), self.bias.float(), self.eps).to(x)
-        valid = valid_mask(lengths, x.shape[2])[:, None]
+    def forward(self, windows: Tensor, lengths: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, K) windows, (B,) of them valid, (C, K) -> windows about their mean, (B, K, C) normalising weights.
+
+        Their product, plus `bias`, is windows @ weight.T normalised. The many channels need not be gone through for
+        their statistics: an output w.x has the variance w' cov(x) w.
+        """
         count = lengths.clamp(min=1)[:, None, None]
-        wide = x.float().masked_fill(~valid, 0.0)
-        mean = wide.sum(2, keepdim=True) / count
-        variance = (wide - mean).masked_fill(~valid, 0.0).square().sum(2, keepdim=True) / count
-        scale = self.weight[:, None] * torch.rsqrt(variance + self.eps)
-        return (wide * scale + (self.bias[:, None] - mean * scale)).to(x)
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each frame, as wav2vec 2.0 large (LV-60k) has after every convolution."""
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, C, T) -> (B, C, T); each frame by itself, so lengths play no part."""
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        valid = valid_mask(lengths, windows.shape[1])[:, :, None]
+        mean = windows.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count
+        windows = windows - mean
+        # Neighbouring samples are alike: what a high-pass filter leaves of their covariance is a small difference.
+        precise = torch.float32 if windows.device.type == "mps" else torch.float64
+        wide, taps = windows.masked_fill(~valid, 0.0).to(precise), weight.to(precise)
+        covariance = wide.transpose(1, 2) @ wide / count
+        variance = ((taps @ covariance) * taps).sum(2).clamp(min=0)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return windows, (weight * scale[:, :, None]).transpose(1, 2).to(windows.dtype)
 
 
 class ConvBlock(nn.Module):
@@ -67,12 +68,35 @@ class ConvBlock(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C_in, T_in), (B,) -> (B, C_out, T_out), (B,)."""
-        x = self.conv(x)
-        lengths = conv_length(lengths, self.conv.kernel_size[0], self.conv.stride[0])
-        if self.norm is not None:
-            x = self.norm(x, lengths)
+        """(B, T_in, C_in), (B,) -> (B, T_out, C_out), (B,)."""
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        lengths = conv_length(lengths, kernel, stride)
+        if self.conv.in_channels == 1:
+            x = self.filter_windows(x[:, :, 0].unfold(1, kernel, stride), lengths)
+        else:
+            x = conv_channels_last(x, self.conv.weight, self.conv.bias, stride)
+        if isinstance(self.norm, nn.LayerNorm):
+            x = self.norm(x)
         return F.gelu(x), lengths
+
+    def filter_windows(self, windows: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, K) windows of a waveform, (B,) -> (B, T, C), normalised over time where the norm is of that kind."""
+        weight, bias = self.conv.weight[:, 0], self.conv.bias
+        if not isinstance(self.norm, InstanceNorm):
+            return F.linear(windows, weight, bias)
+        windows, weights = self.norm(windows, lengths, weight)
+        # A bias before the norm changes nothing; its gradient is 0, not missing.
+        shift = self.norm.bias if bias is None else self.norm.bias + 0 * bias
+        return windows @ weights + shift
+
+
+def conv_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """`F.conv1d` of (B, T, C_in) frames with (C_out, C_in, K) weights -> (B, T_out, C_out)."""
+    if weight.shape[2] == stride == 1:
+        return F.linear(x, weight[:, :, 0], bias)
+    # Transposed, an image one pixel high whose channels lie together: the format that convolutions are quickest in.
+    image = x.transpose(1, 2)[:, :, None]
+    return F.conv2d(image, weight[:, :, None], bias, (1, stride))[:, :, 0].transpose(1, 2)
 
 
 class FeatureExtractor(nn.Module):
@@ -85,7 +109,7 @@ class FeatureExtractor(nn.Module):
         for index, (width, kernel, stride) in enumerate(config.conv_layers):
             norm: nn.Module | None = None
             if config.extractor_norm == "layer":
-                norm = ChannelNorm(width)
+                norm = nn.LayerNorm(width)
             elif index == 0:
                 norm = InstanceNorm(width)
             self.blocks.append(ConvBlock(in_channels, width, kernel, stride, config.conv_bias, norm))
@@ -93,7 +117,7 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S), (B,) samples -> (B, T, C), (B,) frames."""
-        x = waveforms[:, None]
+        x = waveforms[:, :, None]
         for block in self.blocks:
             x, lengths = block(x, lengths)
-        return x.transpose(1, 2), lengths
+        return x, lengths
