@@ -21,6 +21,7 @@ from sewkit.cli.lm import lm
 from sewkit.cli.matrix import matrix
 from sewkit.cli.plan import plan
 from sewkit.cli.pretrain import pretrain
+from sewkit.cli.serve import serve
 from sewkit.cli.sweep import sweep
 from sewkit.cli.transcribe import transcribe
 from sewkit.errors import UserError
@@ -51,7 +52,7 @@ def _options(
 
 
 PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "From sound": (transcribe, align, classify),
+    "From sound": (transcribe, align, classify, serve),
     "Models": (info, convert, doctor),
     "Training": (data, pretrain, finetune, matrix, lm),
     "Measuring": (evaluate, compare, sweep, plan, bench),
