@@ -9,6 +9,7 @@ import typer
 
 from sewkit.cli.align import align
 from sewkit.cli.bench import bench
+from sewkit.cli.bulk import bulk
 from sewkit.cli.classify import classify
 from sewkit.cli.compare import compare
 from sewkit.cli.convert import convert
@@ -52,7 +53,7 @@ def _options(
 
 
 PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "From sound": (transcribe, align, classify, serve),
+    "From sound": (transcribe, align, classify, bulk, serve),
     "Models": (info, convert, doctor),
     "Training": (data, pretrain, finetune, matrix, lm),
     "Measuring": (evaluate, compare, sweep, plan, bench),

@@ -1,0 +1,267 @@
+"""The engine of one machine: worker processes that each read, decode and transcribe; no Ray.
+
+A CPU worker does one thing after the other with one thread, so that the cores are full without anyone waiting for
+another's memory or lock; recordings that come from a store, or go to a GPU, are read by a thread beside the model.
+A worker that dies (a decoder that crashes on hostile sound, too little memory) is replaced. Its lots are done again
+recording by recording; the recording at which a worker dies twice is a row with an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from queue import Queue
+from threading import Thread
+from typing import Protocol, TypeAlias, TypeVar
+
+from sewkit.bulk.listing import Lot
+from sewkit.bulk.rows import CRASHED, Trouble
+from sewkit.bulk.stages import Decoded, LotResult, ModelSpec, Reader, Stopwatch, Transcriber
+from sewkit.bulk.storage import is_local
+from sewkit.compute import Compute
+from sewkit.errors import UserError
+
+LOTS_A_WORKER = 2
+"""That are with a worker: the one in the model and the next."""
+MAX_IDLE_DEATHS = 3
+"""Workers that may die in a row before any lot is done."""
+Item = TypeVar("Item")
+
+
+class Engine(Protocol):
+    """Runs the stages on lots, somewhere."""
+
+    num_workers: int
+    """Models that run at the same time."""
+    num_machines: int
+
+    def run(self, lots: Iterable[Lot], choose: Callable[[], Compute]) -> Iterator[LotResult]:
+        """Results in any order, each lot once; `choose` says the operating point of the next lot."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+@dataclass
+class _Task:
+    lot: Lot
+    point: Compute
+    is_careful: bool = False
+    """Recording by recording, each announced before."""
+    suspect: int | None = None
+    """The recording that was announced last."""
+    deaths: dict[int, int] = field(default_factory=dict)
+    """How often a worker died at a recording."""
+
+    @property
+    def crashed(self) -> frozenset[int]:
+        return frozenset(index for index, count in self.deaths.items() if count > 1)
+
+
+Message: TypeAlias = "LotResult | int | str | None"
+"""From a worker: a result; the recording it is at; why it cannot work; that it is ready."""
+
+
+class LocalEngine:
+    """Worker processes, started at once and fed with lots. Raises UserError from `run` where they cannot work."""
+
+    num_machines = 1
+
+    def __init__(self, spec: ModelSpec, num_workers: int, devices: list[str] | None = None):
+        self.num_workers = num_workers
+        self._spec = spec
+        self._devices = devices or [spec.device] * num_workers
+        self._workers = [_Worker(self._spec, self._devices[index]) for index in range(num_workers)]
+
+    def run(self, lots: Iterable[Lot], choose: Callable[[], Compute]) -> Iterator[LotResult]:
+        """See `Engine.run`."""
+        source, again = iter(lots), deque[_Task]()
+        idle_deaths = 0
+        while True:
+            for worker in self._workers:
+                worker.fill(source, again, choose)
+            if not any(worker.tasks for worker in self._workers):
+                return
+            for index, worker in self._ready():
+                result = worker.receive()
+                if isinstance(result, LotResult):
+                    idle_deaths = 0
+                    yield result
+                elif not worker.is_alive:
+                    idle_deaths += not worker.was_ready
+                    if idle_deaths >= MAX_IDLE_DEATHS:
+                        raise UserError(f"worker processes die as they start ({worker.ending}); give fewer --workers")
+                    again += worker.leftovers()
+                    worker.close()
+                    self._workers[index] = _Worker(self._spec, worker.device)
+
+    def _ready(self) -> list[tuple[int, _Worker]]:
+        busy = {worker.connection: (index, worker) for index, worker in enumerate(self._workers) if worker.tasks}
+        return [busy[connection] for connection in wait(list(busy)) if isinstance(connection, Connection)]
+
+    def close(self) -> None:
+        """Ends the workers, whatever they are at."""
+        for worker in self._workers:
+            worker.close()
+
+
+class _Worker:
+    """A process, the pipe to it, and the tasks it holds, oldest first."""
+
+    def __init__(self, spec: ModelSpec, device: str | None):
+        self.device = device
+        context = multiprocessing.get_context("spawn")  # a forked torch may hold locks of threads that are gone
+        self.connection, theirs = context.Pipe()
+        self._process: BaseProcess = context.Process(target=_work, args=(theirs, spec, device), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.tasks: deque[_Task] = deque()
+        self.is_alive, self.was_ready = True, False
+
+    def fill(self, lots: Iterator[Lot], again: deque[_Task], choose: Callable[[], Compute]) -> None:
+        """Hand it tasks until it has enough; those that a dead worker left come first."""
+        while self.is_alive and len(self.tasks) < LOTS_A_WORKER:
+            task = again.popleft() if again else None
+            if task is None:
+                lot = next(lots, None)
+                if lot is None:
+                    return
+                task = _Task(lot, choose())
+            self.tasks.append(task)
+            with contextlib.suppress(OSError):  # it died: `receive` finds out
+                self.connection.send(task)
+
+    def receive(self) -> LotResult | None:
+        """Its next message; a result is returned. Raises UserError if it cannot work at all."""
+        try:
+            message: Message = self.connection.recv()
+        except (EOFError, OSError):
+            self.is_alive = False
+            return None
+        if isinstance(message, str):
+            raise UserError(message)
+        if isinstance(message, LotResult):
+            self.tasks.popleft()
+            return message
+        self.was_ready = True
+        if message is not None:
+            self.tasks[0].suspect = message
+        return None
+
+    def leftovers(self) -> list[_Task]:
+        """What it leaves behind when it is dead, to be done carefully."""
+        for task in self.tasks:
+            if task.suspect is not None:
+                task.deaths[task.suspect] = task.deaths.get(task.suspect, 0) + 1
+            task.is_careful, task.suspect = True, None
+        return list(self.tasks)
+
+    @property
+    def ending(self) -> str:
+        """How it died."""
+        self._process.join(5)
+        code = self._process.exitcode
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+
+    def close(self) -> None:
+        """End it."""
+        self.connection.close()
+        self._process.kill()
+        self._process.join()
+
+
+# In the worker
+
+
+def _work(connection: Connection, spec: ModelSpec, device: str | None) -> None:
+    """Until the pipe closes, as it does when the parent ends, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            from dataclasses import replace
+
+            transcriber = Transcriber(replace(spec, device=device).load())
+        except UserError as error:
+            connection.send(str(error))
+            return
+        connection.send(None)
+        for task, decoded in _decoded(connection, Reader(), is_ahead=transcriber.is_on_gpu):
+            connection.send(
+                transcriber.transcribe(decoded, task.point) if decoded else _singly(task, transcriber, connection)
+            )
+
+
+def _decoded(connection: Connection, reader: Reader, is_ahead: bool) -> Iterator[tuple[_Task, Decoded | None]]:
+    """Tasks with their sound; those to be done carefully without."""
+    first: _Task = connection.recv()
+    is_ahead = is_ahead or any(not is_local(clip.location) for entry in first.lot.entries for clip in entry.clips)
+
+    def read() -> Iterator[tuple[_Task, Decoded | None]]:
+        task = first
+        while True:
+            yield task, None if task.is_careful else reader.read(task.lot)
+            task = connection.recv()
+
+    return _ahead(read()) if is_ahead else read()
+
+
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, made by a thread of their own, one ahead."""
+    queue: Queue[tuple[Item | None, BaseException | None]] = Queue(maxsize=1)
+
+    def produce() -> None:
+        try:
+            for item in items:
+                queue.put((item, None))
+        except BaseException as error:
+            queue.put((None, error))
+
+    Thread(target=produce, daemon=True).start()
+    while True:
+        item, error = queue.get()
+        if error is not None:
+            raise error
+        yield item  # type: ignore[misc]
+
+
+def _singly(task: _Task, transcriber: Transcriber, connection: Connection) -> LotResult:
+    """A lot recording by recording, each announced before."""
+    reader, lot = Reader(), task.lot
+    rows, watch, seconds, elapsed = [], Stopwatch(), 0.0, 0.0
+    for index, entry in enumerate(lot.entries):
+        connection.send(index)
+        one = Lot(lot.shard, lot.index, (entry,))
+        if index in task.crashed:
+            decoded = Decoded(one, [Trouble(CRASHED, "the process that read it died of it")], Stopwatch())
+        else:
+            decoded = reader.read(one)
+        result = transcriber.transcribe(decoded, task.point)
+        rows += result.rows
+        watch.add(result.watch)
+        seconds += result.audio_seconds
+        elapsed += result.elapsed
+    return LotResult(lot, rows, str(task.point), watch, seconds, elapsed)
+
+
+class InlineEngine:
+    """In this process, one lot after the other; for samples, tests and debuggers."""
+
+    num_workers = num_machines = 1
+
+    def __init__(self, transcriber: Transcriber):
+        self._transcriber = transcriber
+
+    def run(self, lots: Iterable[Lot], choose: Callable[[], Compute]) -> Iterator[LotResult]:
+        """See `Engine.run`."""
+        reader = Reader()
+        for lot in lots:
+            yield self._transcriber.transcribe(reader.read(lot), choose())
+
+    def close(self) -> None:
+        """Nothing to give back."""
