@@ -174,7 +174,7 @@ def test_a_cell_that_fails_stops_only_what_starts_from_it(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"after": "nothing"}, "after 'nothing', which is no pre-training"),
+        ({"after": "nothing"}, "after 'nothing', which is no experiment"),
         ({"name": "encoder"}, "two experiments 'encoder'"),
         ({"verb": "evaluate"}, r"experiments\.1\.verb"),
         ({"arms": {"a/b": {}}}, r"experiments\.1\.arms"),
@@ -195,6 +195,24 @@ def test_the_matrix_that_comes_along_resolves():
     assert recipes["letters-scratch-seed1"].init is None
 
 
+def test_the_stochastic_matrices_resolve():
+    """Also that a change of the bundled weights leaves the start of all cells alone."""
+    folder = Path(__file__).parents[2] / "recipes" / "small"
+    matrix = load_matrix(folder / "matrix-stochastic.yaml")
+    recipes = {cell.name: recipe_of(matrix, cell) for cell in cells_of(matrix)}
+    assert len(recipes) == 3 + 9 + 18 + 2 + 6 + 3
+    starts = {str(recipe.init) for name, recipe in recipes.items() if name.startswith(("stochastic", "fixed"))}
+    assert starts == {"runs/small/start"}
+    assert len({recipes[name].stages[0].num_updates for name in ("stochastic-seed2", "fixed-s4-seed2")}) == 1
+    shares = [recipes[f"specialised-s2-{share}-seed3"].stages[0].num_updates for share in (10, 25)]
+    assert shares == [0.1 * recipes["stochastic-seed3"].stages[0].num_updates, 100]
+    assert recipes["specialised-s2-10-seed3"].init == Path("runs/small/stochastic/stochastic-seed3/model")
+    units = load_matrix(folder / "matrix-position-unit.yaml")
+    models = {cell.arm: recipe_of(units, cell).model for cell in cells_of(units) if not cell.parent}
+    assert {arm: model.position_unit for arm, model in models.items()} == {"squeezed": None, "frame": 1}
+    assert {model.family for model in models.values()} == {"sew-d"}
+
+
 def test_the_mean_over_seeds_has_students_interval():
     assert mean_over_seeds([0.5]).half_width is None
     mean = mean_over_seeds([1.0, 2.0, 3.0])
@@ -212,3 +230,47 @@ def test_the_verb_says_what_is_to_do_and_prints_the_table(folder):
     rows = json.loads(result.stdout.splitlines()[-1])["rows"]
     assert rows["encoder"]["accuracy_own"]["num_seeds"] == 2
     assert "2 seeds" in CliRunner().invoke(app, ["matrix", path, "--dry-run"]).stdout
+
+
+def test_a_fine_tuning_may_come_after_one_and_is_tested_at_every_operating_point(folder):
+    sets = {"squeeze_factors": [1, 2], "query_pools": [1], "kv_pools": [1, 2]}
+    test = [{"name": name, "manifest": "manifest.jsonl", "split": name} for name in ("dev", "test")]
+    first = {"name": "all", "verb": "finetune", "recipe": "finetune.yaml", "test": test, "grid": True}
+    model = {**{key: value for key, value in MODEL.items() if key != "squeeze_factor"}, **sets}
+    one = {
+        **first,
+        "name": "one",
+        "after": "all",
+        "arms": {"s1": {"compute": "squeeze=1"}, "s2": {"compute": "squeeze=2"}},
+    }
+    matrix = matrix_of(folder, [{**first, "set": {"model": model}}, one])
+    assert run_matrix(matrix, {}, print) == {}
+    grids = {cell.name: result_of(matrix, cell)["grid"] for cell in cells_of(matrix)}
+    assert len(grids["all-seed0"]) == 4
+    assert list(grids["one-s2-seed0"]) == ["squeeze=2"]
+    rates = grids["one-s2-seed0"]["squeeze=2"]
+    assert list(rates) == ["dev dev", "test test", "all"]
+    units = [rates[name]["cer"]["num_units"] for name in rates]
+    assert units[2] == units[0] + units[1] > 0
+    assert "wer all at squeeze=1,kv_pool=2" in table_of(matrix)["all"]
+
+
+def test_processes_share_a_matrix_by_the_names_of_its_cells(folder):
+    matrix = matrix_of(folder)
+    assert list(run_matrix(matrix, {}, print, only="letters-mlp-*")) == [
+        "letters-mlp-seed0"
+    ]  # its encoder is not there
+    assert run_matrix(matrix, {}, print, only="*-mlp-*") == {}
+    assert {path.stem for path in (folder / "results").iterdir()} == {"encoder-mlp-seed0", "letters-mlp-seed0"}
+    with pytest.raises(UserError, match="no cell of the matrix is called like 'x'"):
+        run_matrix(matrix, {}, print, only="x")
+
+
+def test_a_matrix_can_be_tried_out_elsewhere_with_other_settings(folder):
+    matrix = module.changed(matrix_of(folder), ["encoder.updates=1", "letters.stages.0.utterances=3"], folder / "try")
+    recipes = {cell.name: recipe_of(matrix, cell) for cell in cells_of(matrix)}
+    assert (recipes["encoder-linear-seed0"].updates, recipes["letters-mlp-seed0"].stages[0].num_updates) == (1, 3)
+    assert (matrix.output, matrix.results) == (folder / "try", folder / "try" / "results")
+    for wrong in ("updates=1", "decoder.updates=1", "encoder.updates"):
+        with pytest.raises(RecipeError, match=r"expected EXPERIMENT\.KEY=VALUE; the experiments are encoder, letters"):
+            module.changed(matrix_of(folder), [wrong])

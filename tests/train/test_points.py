@@ -224,3 +224,40 @@ def test_a_point_that_the_model_lacks_is_refused_before_anything_is_trained(fold
     with pytest.raises(ValueError, match="does not run at squeeze=4; it runs at: squeeze=2 only"):
         finetune.run(finetuning(folder, init=str(folder / "start"), compute="squeeze=4"), folder / "out")
     assert not (folder / "out" / "log.jsonl").exists()
+
+
+def test_strings_have_the_points_of_one_process_in_each_of_several(folder):
+    """Lanes are shared out whole: the points must not tell how many processes share them."""
+    strings = [{"updates": 6, "num_words": [1, 2], "words_per_batch": 4}]
+    stage = {"name": "ctc", "objective": "ctc", "schedule": SCHEDULE, "strings": strings}
+    recipe = finetuning(folder, model=STOCHASTIC, stages=[stage], micro_batches=2)
+    (built,) = finetune.build_stages(recipe, finetune.start_model(recipe), torch.device("cpu"))
+    whole = built.batches
+    points = [[batch.compute for batch in whole(update)] for update in range(6)]
+    assert all(len(set(of_update)) == 1 for of_update in points)
+    assert len({of_update[0] for of_update in points}) > 2
+    for rank in (0, 1):
+        whole.batches.rank, whole.batches.world = rank, 2
+        assert [[batch.compute for batch in whole(update)] for update in range(6)] == [one[:1] for one in points]
+
+
+def test_dev_sets_are_measured_at_the_points_that_the_recipe_lists(folder):
+    dev = [{"name": "own", "manifest": "manifest.jsonl"}]
+    at = ["squeeze=4,kv_pool=2", "squeeze=1"]
+    torch.manual_seed(0)
+    finetune.run(finetuning(folder, model=STOCHASTIC, dev=dev, validate_at=at), folder / "letters")
+    last = json.loads((folder / "letters" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["cer_own@squeeze=1"] == last["cer_own"]
+    assert last["cer_own@squeeze=4,kv_pool=2"] >= 0
+    pretrain.run(pretraining(folder, model=STOCHASTIC, dev=dev, validate_at=at), folder / "encoder")
+    last = json.loads((folder / "encoder" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["contrastive_own@squeeze=1"] == last["contrastive_own"]
+    assert last["contrastive_own@squeeze=4,kv_pool=2"] != last["contrastive_own"]
+
+
+def test_a_point_to_measure_that_the_model_lacks_is_refused(folder):
+    dev = [{"name": "own", "manifest": "manifest.jsonl"}]
+    with pytest.raises(ValueError, match="does not run at squeeze=4; it runs at: squeeze=2 only"):
+        finetune.prepare(finetuning(folder, model=FIXED, dev=dev, validate_at=["squeeze=4"]), folder / "out")
+    with pytest.raises(RecipeError, match="operating point 'quick'"):
+        finetuning(folder, model=FIXED, validate_at=["quick"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,26 +19,41 @@ def matrix(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Run nothing: say what is done, and show the table so far.")
     ] = False,
+    only: Annotated[
+        str, typer.Option(help="Run only cells with such names, so that two processes can share a matrix.")
+    ] = "*",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change a recipe, to try the matrix out; give -o beside.", metavar="EXPERIMENT.KEY=VALUE"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for runs and results, in place of those that the file names."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run pre-trainings and fine-tunings cell by cell, over arms and seeds; then print means over seeds.
 
     Finished cells have a JSON file and are skipped. Ctrl-C saves the one that runs; the same command goes on.
 
-    Example:  sewkit matrix recipes/small/matrix-heads.yaml
+    Example:  sewkit matrix recipes/small/matrix-stochastic.yaml --only "fixed-*"
     """
     from sewkit.bench.timing import environment
-    from sewkit.train.matrix import cells_of, load_matrix, result_of, run_matrix, table_of
+    from sewkit.train.matrix import cells_of, changed, load_matrix, result_of, run_matrix, table_of
 
-    whole = load_matrix(file)
+    whole = changed(load_matrix(file), overrides or [], output)
     failed: dict[str, str] = {}
     if dry_run:
         for cell in cells_of(whole):
+            if not fnmatchcase(cell.name, only):
+                continue
             started = (whole.output / cell.name / "recipe.yaml").exists()
             state = "done" if result_of(whole, cell) else "half done" if started else "to do"
             typer.echo(f"{state:<9}  {cell.name}", err=True)
     else:
-        failed = run_matrix(whole, environment(), lambda line: typer.echo(line, err=True))
+        failed = run_matrix(whole, environment(), lambda line: typer.echo(line, err=True), only)
     if as_json:
         rows = {row: {name: vars(mean) for name, mean in means.items()} for row, means in table_of(whole).items()}
         print_json({"rows": rows, "failed": failed})

@@ -177,7 +177,9 @@ def build_stages(recipe: FinetuneRecipe, task: LoadedModel, device: torch.device
                 name=stage.name,
                 num_updates=stage.num_updates,
                 schedule=stage.schedule,
-                batches=DrawnPoints(batches, task.model.config, seed, recipe.draw_per_layer),
+                batches=DrawnPoints(
+                    batches, task.model.config, seed, recipe.draw_per_layer, one_per_update=bool(stage.strings)
+                ),
                 objective=objective,
                 trainable=partial(trainable, objective, stage),
                 validate=None if stage.objective == "log_mel" else validate,

@@ -19,7 +19,8 @@
 
 A cell is an experiment with one of its arms, one cell of the experiment that it comes after, and a seed: that cell's,
 or each of its own `seeds`. An arm is a set of changes to the recipe, as after --set; its `recipe` takes another one.
-A cell that has its JSON is done and skipped; one that was stopped goes on from its last state.
+A cell that has its JSON is done and skipped; one that was stopped goes on from its last state. With `grid: true` a
+stochastic model is tested at all its operating points.
 """
 
 from __future__ import annotations
@@ -28,18 +29,22 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sewkit.checkpoint import load_model
 from sewkit.collective import num_processes
-from sewkit.data.manifest import load_utterance, read_manifest
+from sewkit.compute import Compute
+from sewkit.data.manifest import Utterance, load_utterance, read_manifest
 from sewkit.errors import UserError
 from sewkit.evaluate.manifest import evaluate_classes
 from sewkit.evaluate.wer import cer_with_interval, wer_with_interval
@@ -84,6 +89,8 @@ class Experiment(BaseModel):
     seeds: tuple[int, ...] = ()
     test: tuple[DevSet, ...] = ()
     """Evaluated once, when a cell is finished, beside the recipe's dev sets."""
+    grid: bool = False
+    """Evaluate the test sets, each and all together, at every operating point of the model."""
 
 
 class Matrix(BaseModel):
@@ -106,8 +113,11 @@ class Matrix(BaseModel):
         for one in self.experiments:
             if one.name in earlier:
                 raise ValueError(f"there are two experiments {one.name!r}")
-            if one.after is not None and (one.after not in earlier or earlier[one.after].verb != "pretrain"):
-                raise ValueError(f"{one.name}: after {one.after!r}, which is no pre-training before it in the list")
+            if one.after is not None and (
+                one.after not in earlier or (earlier[one.after].verb, one.verb) == ("finetune", "pretrain")
+            ):
+                wanted = "pre-training" if one.verb == "pretrain" else "experiment"
+                raise ValueError(f"{one.name}: after {one.after!r}, which is no {wanted} before it in the list")
             if one.test and one.verb == "pretrain":
                 raise ValueError(f"{one.name}: test is for fine-tuned models; a pre-training measures its dev sets")
             earlier[one.name] = one
@@ -162,6 +172,25 @@ def cells_of(matrix: Matrix) -> list[Cell]:
     return cells
 
 
+def changed(matrix: Matrix, overrides: Iterable[str], output: Path | None = None) -> Matrix:
+    """The matrix to try things out with: recipes changed by EXPERIMENT.KEY=VALUE, runs and results in another folder.
+
+    Raises RecipeError for an experiment that there is not.
+    """
+    experiments = {one.name: one for one in matrix.experiments}
+    for override in overrides:
+        name, _, change = override.partition(".")
+        key, equals, text = change.partition("=")
+        if name not in experiments or not equals:
+            raise RecipeError(
+                f"--set {override}: expected EXPERIMENT.KEY=VALUE; the experiments are {', '.join(experiments)}"
+            )
+        one = experiments[name]
+        experiments[name] = one.model_copy(update={"set": {**one.set, key: yaml.safe_load(text)}})
+    folders = {"output": output, "results": output / "results"} if output else {}
+    return matrix.model_copy(update={"experiments": tuple(experiments.values()), **folders})
+
+
 def recipe_of(matrix: Matrix, cell: Cell) -> RunRecipe:
     """A cell's recipe with all its changes."""
     arm = dict(cell.experiment.arms[cell.arm])
@@ -179,6 +208,7 @@ def fingerprint(matrix: Matrix, cell: Cell) -> str:
     tests = [one.model_dump(mode="json") for one in cell.experiment.test]
     before = fingerprint(matrix, cell.parent) if cell.parent else str(recipe.init)
     parts = [recipe.model_dump(mode="json", exclude_unset=True, exclude=ELSEWHERE), tests, before]
+    parts += ["grid"] if cell.experiment.grid else []
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -193,20 +223,24 @@ def result_of(matrix: Matrix, cell: Cell) -> dict[str, Any] | None:
     return dict(result)
 
 
-def run_matrix(matrix: Matrix, hardware: dict[str, Any], say: Callable[[str], None]) -> dict[str, str]:
+def run_matrix(matrix: Matrix, hardware: dict[str, Any], say: Callable[[str], None], only: str = "*") -> dict[str, str]:
     """Run what is not done; {name: why} of the cells that failed, and of those that were to start from one of them.
 
-    hardware: facts for the results. Raises Stopped, with the running cell's state saved.
+    hardware: facts for the results. only: a pattern (`*`, `?`, `[]`) of names: processes that run different cells of
+    one matrix can share it. Raises Stopped, with the running cell's state saved; UserError where no name fits.
     """
-    cells = cells_of(matrix)
+    cells = [cell for cell in cells_of(matrix) if fnmatchcase(cell.name, only)]
+    if not cells:
+        raise UserError(f"no cell of the matrix is called like {only!r}; see --dry-run for their names")
     results = {cell.name: result_of(matrix, cell) for cell in cells}
     failed: dict[str, str] = {}
     for number, cell in enumerate(cells, start=1):
         if results[cell.name] is not None:
             continue
         say(f"[{number}/{len(cells)}] {cell.name}, {time_left(cells[number - 1 :], results)} left")
-        if cell.parent is not None and cell.parent.name in failed:
-            failed[cell.name] = f"starts from {cell.parent.name}, which failed"
+        if cell.parent is not None and result_of(matrix, cell.parent) is None:
+            why = "failed" if cell.parent.name in failed else "is not done"
+            failed[cell.name] = f"starts from {cell.parent.name}, which {why}"
             continue
         try:
             results[cell.name] = run_cell(matrix, cell, hardware)
@@ -272,6 +306,7 @@ def describe(matrix: Matrix, cell: Cell, recipe: RunRecipe, output: Path) -> dic
         "trained": lines[-1] if lines else {},
         "measured": {result.metric: result.value for result in last_results(output)},
         "evaluated": evaluate(cell, recipe, output / "model"),
+        **({"grid": evaluate_grid(cell, recipe, output / "model")} if cell.experiment.grid else {}),
         "sewkit": __version__,
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -292,15 +327,43 @@ def evaluate(cell: Cell, recipe: RunRecipe, folder: Path) -> dict[str, dict[str,
     return {name: evaluate_set(asr, recipe, one) for name, one in sets.items()}
 
 
+def evaluate_grid(cell: Cell, recipe: RunRecipe, folder: Path) -> dict[str, dict[str, Any]]:
+    """{operating point: {test set, or "all" of them together: {"wer": rate with interval, "cer": ...}}}."""
+    asr = load(str(folder), threads=recipe.threads)
+    sets = {f"{one.name} {one.split}": read_set(recipe, one) for one in cell.experiment.test}
+    references = {name: [utterance.text for utterance in utterances] for name, utterances in sets.items()}
+    grid: dict[str, dict[str, Any]] = {}
+    for point in asr.compute_options:
+        texts = {name: transcribed(asr, utterances, point) for name, utterances in sets.items()}
+        rates = {name: error_rates(references[name], texts[name]) for name in sets}
+        rates["all"] = error_rates([*chain(*references.values())], [*chain(*texts.values())])
+        grid[str(point)] = rates
+    return grid
+
+
 def evaluate_set(asr: Recognizer, recipe: RunRecipe, one: DevSet) -> dict[str, Any]:
     """Rates with their intervals."""
-    path, root = read_dev_path(recipe, one)
     if asr.config.num_labels is not None:
+        path, root = read_dev_path(recipe, one)
         confusion = evaluate_classes(asr, path, split=one.split, data_root=root).confusion
         return {"accuracy": asdict(confusion.accuracy), "macro_f1": confusion.macro_f1}
-    utterances = read_manifest(path, one.split, root)
-    references = [utterance.text for utterance in utterances]
-    texts = [found.text for found in asr.transcribe_batch(load_utterance(utterance) for utterance in utterances)]
+    utterances = read_set(recipe, one)
+    return error_rates([utterance.text for utterance in utterances], transcribed(asr, utterances))
+
+
+def read_set(recipe: RunRecipe, one: DevSet) -> list[Utterance]:
+    """The utterances of a dev or test set."""
+    path, root = read_dev_path(recipe, one)
+    return read_manifest(path, one.split, root)
+
+
+def transcribed(asr: Recognizer, utterances: Sequence[Utterance], point: Compute | None = None) -> list[str]:
+    """What the model hears; None is the dearest point."""
+    return [found.text for found in asr.transcribe_batch(map(load_utterance, utterances), compute=point)]
+
+
+def error_rates(references: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+    """Words and characters, with their intervals."""
     rates = {"wer": wer_with_interval(references, texts), "cer": cer_with_interval(references, texts)}
     return {name: asdict(rate) for name, rate in rates.items()}
 
@@ -363,4 +426,7 @@ def figures(result: dict[str, Any]) -> Iterator[tuple[str, float]]:
             yield f"{metric} {name}", rate["rate"] if isinstance(rate, dict) else rate
     if not result["evaluated"]:
         yield from result["measured"].items()
+    for point, sets in result.get("grid", {}).items():
+        for metric, rate in sets["all"].items():
+            yield f"{metric} all at {point}", rate["rate"]
     yield "seconds", result["seconds"]

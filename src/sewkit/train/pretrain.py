@@ -8,6 +8,7 @@ import torch
 from sewkit.checkpoint import load_model, save_model
 from sewkit.checkpoint.errors import blaming
 from sewkit.checkpoint.pretraining import read_heads, save_heads
+from sewkit.compute import Compute
 from sewkit.config import Masking, ModelConfig
 from sewkit.data.batch import Batch
 from sewkit.data.crops import CropBatches
@@ -22,7 +23,7 @@ from sewkit.train import distributed
 from sewkit.train.finetune import loop_settings, start_process
 from sewkit.train.loop import Settings, Stage, autocast, train
 from sewkit.train.plan import Plan, make_plan
-from sewkit.train.points import DrawnPoints, config_for, model_for
+from sewkit.train.points import DrawnPoints, config_for, model_for, points_to_measure
 from sewkit.train.recipe import DevSet, PretrainRecipe
 from sewkit.train.rows import read_dev_path, read_rows
 from sewkit.train.state import TrainState
@@ -112,9 +113,15 @@ def build_stage(recipe: PretrainRecipe, objective: Contrastive, device: torch.de
         max_seconds=recipe.crop.max_seconds,
     )
     validations = {dev.name: Validation(recipe, dev, objective, device) for dev in recipe.dev}
+    points = points_to_measure(recipe, objective.model.config)
 
     def validate() -> dict[str, float]:
-        return {f"{metric}_{name}": value for name, run in validations.items() for metric, value in run().items()}
+        return {
+            f"{metric}_{name}{suffix}": value
+            for suffix, point in points.items()
+            for name, run in validations.items()
+            for metric, value in run(point).items()
+        }
 
     return Stage(
         name="pretraining",
@@ -176,12 +183,13 @@ class Validation:
         self.device = device
         self.precision = recipe.precision
 
-    def __call__(self) -> dict[str, float]:
-        """Means over masked frames."""
+    def __call__(self, point: Compute | None = None) -> dict[str, float]:
+        """Means over masked frames; None is the dearest point."""
         sums: dict[str, float] = {}
         count = 0
         for update in range(self.num_updates):
             for batch in self.batches(update):
+                batch = replace(batch, compute=point)
                 with autocast(self.device, self.precision):
                     loss = self.objective(batch.to(self.device), update)
                 for name, value in loss.metrics.items():

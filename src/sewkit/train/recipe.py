@@ -132,6 +132,8 @@ class RunRecipe(_Part):
     """Of the exponential moving average of the weights, which is then measured and saved; 0 for none."""
     log_every: int = Field(50, ge=1)
     validate_every: int = Field(500, ge=1)
+    validate_at: tuple[str, ...] = ()
+    """Operating points, such as squeeze=4, at which a stochastic model is measured too, beside its dearest."""
     checkpoint_seconds: float = 120.0
     keep_checkpoints: int = Field(2, ge=1)
 
@@ -154,8 +156,8 @@ class RunRecipe(_Part):
             raise ValueError("give either model (a new one) or init (a model to start from)")
         if self.stochastic is not None and self.init is None:
             raise ValueError("stochastic is for the model of init: a new one has its squeeze_factors under model")
-        if self.compute != ALL_POINTS:
-            Compute.parse(self.compute)
+        for point in (*self.validate_at, *([] if self.compute == ALL_POINTS else [self.compute])):
+            Compute.parse(point)
         return self
 
 
