@@ -14,7 +14,8 @@ from fastapi import FastAPI
 from sewkit import Compute, Recognizer
 from sewkit.runtime import Runtime
 from sewkit.serve.live import WEBSOCKET_OPTIONS, LiveLimits, LiveSessions
-from sewkit.serve.realtime import Door, live_router
+from sewkit.serve.realtime import live_router
+from sewkit.serve.settings import Settings
 
 
 @dataclass
@@ -64,12 +65,10 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(
-    hearing: PlainHearing, limits: LiveLimits | None = None, door: Door | None = None
-) -> Iterator[LiveServer]:
+def live_server(hearing: PlainHearing, limits: LiveLimits | None = None, **settings: object) -> Iterator[LiveServer]:
     sessions = LiveSessions(hearing, limits)
     app = FastAPI()
-    app.include_router(live_router(sessions, "toy", door))
+    app.include_router(live_router(sessions, "toy", Settings(**settings)))
     app.add_api_route("/health", lambda: "fine")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off", **WEBSOCKET_OPTIONS))
     with start_blocking_portal() as portal:

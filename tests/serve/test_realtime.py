@@ -25,7 +25,6 @@ from sewkit.audio import load_audio
 from sewkit.checkpoint import LoadedModel
 from sewkit.runtime.pytorch import TorchRuntime
 from sewkit.serve.live import LiveLimits
-from sewkit.serve.realtime import Door
 from sewkit.testing import synthetic_speech, toy_model
 from sewkit.text import Alphabet
 
@@ -450,7 +449,7 @@ def test_a_server_that_goes_down_lets_sessions_have_their_words(toy: Recognizer)
 
 
 def test_pages_of_other_origins_may_not_connect(toy: Recognizer) -> None:
-    with live_server(PlainHearing(toy), door=Door(origins=("https://friend.example",))) as server:
+    with live_server(PlainHearing(toy), cors_origins=("https://friend.example",)) as server:
         with pytest.raises(InvalidStatus) as refused:
             plain(server, origin="https://evil.example")
         assert refused.value.response.status_code == 403
@@ -460,7 +459,7 @@ def test_pages_of_other_origins_may_not_connect(toy: Recognizer) -> None:
 
 
 def test_a_key_is_asked_for_where_there_is_one(toy: Recognizer) -> None:
-    with live_server(PlainHearing(toy), door=Door(api_key="secret")) as server:
+    with live_server(PlainHearing(toy), api_key="secret") as server:
         for options in ({}, {"additional_headers": {"Authorization": "Bearer other"}}):
             with pytest.raises(InvalidStatus) as refused:
                 plain(server, **options)

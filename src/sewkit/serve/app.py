@@ -28,7 +28,8 @@ from sewkit.serve.errors import ApiError
 from sewkit.serve.live import LiveSessions
 from sewkit.serve.metrics import MULTIPROCESS_FOLDER, Metrics
 from sewkit.serve.operations import operations_router
-from sewkit.serve.realtime import Door, live_router
+from sewkit.serve.page import page_router
+from sewkit.serve.realtime import live_router
 from sewkit.serve.schema import COMPUTE_HEADER
 from sewkit.serve.settings import Settings
 from sewkit.serve.transcriptions import Transcriptions, transcriptions_router
@@ -87,8 +88,8 @@ def create_app(settings: Settings, asr: Recognizer | None = None) -> FastAPI:
     _add_error_forms(app)
     app.include_router(transcriptions_router(Transcriptions(engine, decoders, settings)))
     app.include_router(operations_router(engine))
-    key = None if settings.api_key is None else settings.api_key.get_secret_value()
-    app.include_router(live_router(sessions, engine.name, Door(key, settings.cors_origins)))
+    app.include_router(live_router(sessions, engine.name, settings))
+    app.include_router(page_router())
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -7,9 +7,7 @@ key as OpenAI's clients do there, as the sub-protocol `openai-insecure-api-key.K
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -18,10 +16,13 @@ from starlette.responses import JSONResponse
 
 from sewkit.audio import SAMPLE_RATE
 from sewkit.serve import openai_realtime
+from sewkit.serve.errors import ApiError
+from sewkit.serve.limits import is_key, require_key
 from sewkit.serve.listener import Listener
 from sewkit.serve.live import Form, LiveSessions
 from sewkit.serve.openai_realtime import OpenAIForm
 from sewkit.serve.plain import PlainForm
+from sewkit.serve.settings import Settings
 
 KEY_PREFIX = "openai-insecure-api-key."
 BETA_HEADER, BETA_VALUE = "openai-beta", "realtime=v1"
@@ -29,40 +30,16 @@ SUBPROTOCOLS = ("realtime", "sewkit")
 """Those that a client may offer beside a key; the first that it does is chosen."""
 
 
-@dataclass(frozen=True)
-class Door:
-    """Who may connect. api_key: None for everybody. origins: of pages elsewhere, "*" for all."""
-
-    api_key: str | None = None
-    origins: tuple[str, ...] = ()
-
-    def refusal(self, websocket: WebSocket) -> JSONResponse | None:
-        """What to answer somebody who may not."""
-        origin = websocket.headers.get("origin")
-        if origin is not None and not self._is_known(origin, websocket.headers.get("host", "")):
-            return _refusal(403, f"pages of {origin} may not connect here; allow that origin when the server starts")
-        if self.api_key is not None and not self._has_key(websocket):
-            return _refusal(401, "an API key is needed: Authorization: Bearer KEY")
-        return None
-
-    def _is_known(self, origin: str, host: str) -> bool:
-        return urlsplit(origin).netloc == host or origin in self.origins or "*" in self.origins
-
-    def _has_key(self, websocket: WebSocket) -> bool:
-        kind, _, key = websocket.headers.get("authorization", "").partition(" ")
-        found = [key.strip()] if kind.lower() == "bearer" else []
-        found += [name[len(KEY_PREFIX) :] for name in websocket.scope["subprotocols"] if name.startswith(KEY_PREFIX)]
-        return any(hmac.compare_digest(key.encode(), (self.api_key or "").encode()) for key in found)
-
-
-def live_router(sessions: LiveSessions, model: str, door: Door | None = None) -> APIRouter:
-    """Both addresses, for an application to include."""
+def live_router(sessions: LiveSessions, model: str, settings: Settings) -> APIRouter:
+    """Both addresses, for an application to include; `model` is what clients are told."""
     router = APIRouter()
-    door = door or Door()
 
     async def hold(websocket: WebSocket, open_form: Callable[[Listener], Form], sample_rate: int) -> None:
-        if (refusal := door.refusal(websocket)) is not None:
-            await websocket.send_denial_response(refusal)
+        try:
+            _expect_origin(websocket, settings)
+            _expect_key(websocket, settings)
+        except ApiError as error:
+            await websocket.send_denial_response(JSONResponse(error.to_dict(), error.status, error.headers))
             return
         offered = websocket.scope["subprotocols"]
         await websocket.accept(next((name for name in offered if name in SUBPROTOCOLS), None))
@@ -86,7 +63,18 @@ def live_router(sessions: LiveSessions, model: str, door: Door | None = None) ->
     return router
 
 
-def _refusal(status: int, message: str) -> JSONResponse:
-    kind = "invalid_request_error"
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse({"error": {"message": message, "type": kind, "code": None, "param": None}}, status, headers)
+def _expect_origin(websocket: WebSocket, settings: Settings) -> None:
+    """Raises ApiError."""
+    origin = websocket.headers.get("origin")
+    if origin is None or urlsplit(origin).netloc == websocket.headers.get("host"):
+        return
+    if origin in settings.cors_origins or "*" in settings.cors_origins:
+        return
+    raise ApiError(403, f"pages of {origin} may not connect; expected one of this server, or an origin that it allows")
+
+
+def _expect_key(websocket: WebSocket, settings: Settings) -> None:
+    """Raises ApiError."""
+    offered = [name[len(KEY_PREFIX) :] for name in websocket.scope["subprotocols"] if name.startswith(KEY_PREFIX)]
+    if not any(is_key(settings, key) for key in offered):
+        require_key(websocket, settings)
