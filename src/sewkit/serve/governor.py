@@ -32,7 +32,7 @@ class Margins:
     busy: float
 
 
-STAY, RISE = Margins(0.7, 0.85), Margins(0.5, 0.7)
+STAY, RISE = Margins(0.7, 0.92), Margins(0.5, 0.82)
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,16 @@ def rungs(points: Sequence[Compute], costs: Costs) -> list[Compute]:
 
 
 def thinned(points: Sequence[Compute], cost: Callable[[Compute], float]) -> list[Compute]:
-    """The last of `points`, and from there down each that is cheaper by a `STEP` than the one kept before."""
+    """The last of `points`, and from there down each that is cheaper by a `STEP` than the one kept before.
+
+    The cheapest of all is kept in any case, in place of one that it is not a step below.
+    """
     kept = [points[-1]]
     for point in reversed(points[:-1]):
         if cost(point) <= STEP * cost(kept[-1]):
             kept.append(point)
+    if len(kept) > 1:
+        kept[-1] = min(points, key=cost)
     return kept[::-1]
 
 
