@@ -13,8 +13,8 @@ import sewkit
 from sewkit import compute as compute_module
 from sewkit.checkpoint import convert, load_model, save_loaded, save_model
 from sewkit.cli.main import app
-from sewkit.compute import Compute, macs, names_by_macs, operating_points, resolve
-from sewkit.curve import FILE_NAME, Curve, MeasuredPoint
+from sewkit.compute import Compute, Refinement, macs, names_by_macs, operating_points, resolve
+from sewkit.curve import FILE_NAME, Curve, MeasuredPasses, MeasuredPoint
 from sewkit.errors import UserError
 from sewkit.testing import toy_model
 from sewkit.text import Alphabet
@@ -74,6 +74,44 @@ def test_full_is_what_a_call_without_a_point_runs_even_where_another_was_slower(
     curve = toy_curve(slowest_is_cheap)
     assert curve.names["full"] == POINTS[-1] == resolve(MODEL.config, None)
     assert curve.names["fast"] == POINTS[-1]
+
+
+def two_passes(first: Compute, seconds: float, wer: float, **changes: Any) -> MeasuredPasses:
+    like = measured(first, seconds, wer).model_dump(exclude={"macs_per_second", "peak_memory_mib"})
+    return MeasuredPasses(
+        **{**like, "second": "squeeze=1", "threshold": 0.2, "margin": 0.96, "heard_again": 0.5, **changes}
+    )
+
+
+def test_refinement_is_the_fastest_of_two_passes_without_more_errors_than_the_second_point_alone() -> None:
+    curve = toy_curve()  # squeeze=1 is the slowest with 16 seconds, and makes 20 % errors
+    good, better = two_passes(POINTS[0], 5, 0.2), two_passes(POINTS[3], 9, 0.15)
+    bad, worse = two_passes(POINTS[0], 3, 0.3), two_passes(POINTS[3], 2, 0.4)
+    curve = curve.model_copy(update={"two_passes": (bad, better, good, worse)})
+    assert curve.refined() == good
+    assert curve.refined(POINTS[3]) == better
+    assert curve.model_copy(update={"two_passes": (worse, bad)}).refined() == bad
+    assert curve.refined(POINTS[1]) is None
+    assert toy_curve().refined() is None
+    assert good.refinement == Refinement(0.2, Compute(1), 0.96)
+
+
+def test_two_passes_beat_the_points_where_every_point_is_slower_or_makes_more_errors() -> None:
+    curve = toy_curve()  # point n takes n + 1 seconds and makes 50 - 2 n % errors
+    assert curve.beats_points(two_passes(POINTS[0], 2.5, 0.47))
+    assert not curve.beats_points(two_passes(POINTS[0], 2.5, 0.48))
+    assert not curve.beats_points(two_passes(POINTS[0], 99, 0.2))
+
+
+def test_a_stored_curve_keeps_its_two_passes_and_refuses_those_of_another_model(tmp_path: Path) -> None:
+    save_model(tmp_path, MODEL, Alphabet.english())
+    kept = toy_curve().model_copy(update={"two_passes": (two_passes(POINTS[0], 5, 0.2),)})
+    kept.write(tmp_path)
+    assert load_model(tmp_path).curve == kept
+    foreign = two_passes(POINTS[0], 5, 0.2, second="squeeze=9")
+    toy_curve().model_copy(update={"two_passes": (foreign,)}).write(tmp_path)
+    with pytest.raises(UserError, match="two passes at squeeze=9, which is not a point of this model; measure again"):
+        load_model(tmp_path)
 
 
 def test_names_go_by_the_stored_curve_and_without_one_by_macs(caplog: pytest.LogCaptureFixture) -> None:

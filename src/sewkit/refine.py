@@ -17,6 +17,7 @@ import numpy as np
 from sewkit.audio import SAMPLE_RATE
 from sewkit.chunks import aligned_hops, quiet_seam
 from sewkit.compute import Compute, Refinement
+from sewkit.config import ModelConfig
 from sewkit.decode.greedy import best_labels
 from sewkit.lengths import hop_samples, informed_length, receptive_field
 from sewkit.runtime import Runtime, SplitRuntime, batches_by_size
@@ -33,6 +34,12 @@ def doubt(logits: np.ndarray) -> np.ndarray:
     last = np.minimum(frames + DOUBT_FRAMES // 2 + 1, len(unsure))
     sums = np.concatenate([[0.0], np.cumsum(unsure, dtype=np.float64)])
     return np.maximum(sums[last] - sums[first], 0.0) / (last - first)
+
+
+def doubts_of(runtime: Runtime, waveform: np.ndarray, first: Compute) -> np.ndarray:
+    """Waveform (num_samples,) -> (T,) doubts of a first pass, of the frames that carry sound."""
+    (logits,) = runtime.logits([waveform], first)
+    return doubt(logits[: informed_length(len(logits), first.squeeze)])
 
 
 class Stretch(NamedTuple):
@@ -63,6 +70,12 @@ def stretches(doubts: np.ndarray, num_frames: int, threshold: float, unit: int, 
     return found
 
 
+def grid(config: ModelConfig, refinement: Refinement) -> tuple[int, int]:
+    """(unit, margin) for `stretches`, in frames."""
+    unit = aligned_hops(config)
+    return unit, round(refinement.margin * SAMPLE_RATE / hop_samples(config.conv_layers) / unit) * unit
+
+
 class TwoPasses:
     """Takes the place of `Runtime.logits`; frames that carry no sound (see `lengths.informed_length`) are left out."""
 
@@ -75,8 +88,7 @@ class TwoPasses:
         self._threshold = refinement.threshold
         self._silent = list(silent)
         self._hop = hop_samples(runtime.config.conv_layers)
-        self._unit = aligned_hops(runtime.config)
-        self._margin = round(refinement.margin * SAMPLE_RATE / self._hop / self._unit) * self._unit
+        self._unit, self._margin = grid(runtime.config, refinement)
 
     def logits(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Waveforms (num_samples,) of one batch -> letter scores (num_frames, vocab), one each."""
@@ -84,7 +96,11 @@ class TwoPasses:
         logits = sounds.run(sounds.items, self.first)
         lengths = [len(one) for one in logits]
         ends = [informed_length(length, self.first.squeeze) for length in lengths]
-        found = [(row, stretch) for row, one in enumerate(logits) for stretch in self._stretches(one)]
+        found = [
+            (row, stretch)
+            for row, (one, end) in enumerate(zip(logits, ends, strict=True))
+            for stretch in stretches(doubt(one[:end]), len(one), self._threshold, self._unit, self._margin)
+        ]
         sizes = [stretch.last - stretch.first for _, stretch in found]
         for batch in batches_by_size(sizes, len(logits) * max(lengths)):
             parts = [sounds.part(row, stretch, lengths[row]) for row, stretch in (found[index] for index in batch)]
@@ -99,10 +115,6 @@ class TwoPasses:
         if isinstance(self.runtime, SplitRuntime):
             return _Sounds(self.runtime.features(waveforms), self.runtime.logits_from_features, 1, 1)
         return _Sounds(waveforms, self.runtime.logits, self._hop, receptive_field(self.runtime.config.conv_layers))
-
-    def _stretches(self, logits: np.ndarray) -> list[Stretch]:
-        doubts = doubt(logits[: informed_length(len(logits), self.first.squeeze)])
-        return stretches(doubts, len(logits), self._threshold, self._unit, self._margin)
 
     def _spliced(self, logits: np.ndarray, again: np.ndarray, stretch: Stretch) -> np.ndarray:
         """The logits of both passes; half a margin is left to the second pass to hear, but not to speak."""

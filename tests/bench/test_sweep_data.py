@@ -14,6 +14,7 @@ import sewkit
 from sewkit.audio import AudioError
 from sewkit.bench import memory
 from sewkit.bench.memory import peak_mib
+from sewkit.bench.passes import two_passes
 from sewkit.bench.sweep import sweep
 from sewkit.checkpoint import save_model
 from sewkit.cli.main import app
@@ -69,7 +70,7 @@ def test_points_take_turns_and_every_clip_begins_with_another(
     heard: list[str] = []
     transcribe = Recognizer.transcribe
 
-    def noting(self: Recognizer, source: Any, *, compute: Any) -> Any:
+    def noting(self: Recognizer, source: Any, *, compute: Any, refine: Any) -> Any:
         heard.append(str(compute))
         return transcribe(self, source, compute=compute)
 
@@ -113,11 +114,46 @@ def test_the_command_writes_table_json_and_pictures_and_stores_the_curve(
     assert asr.loaded.curve.environment["date"]
 
 
-def test_what_cannot_be_swept_is_one_clear_error(folder: Path, manifest: Path) -> None:
+def test_two_passes_are_measured_stored_and_used(folder: Path, manifest: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = invoke(folder, manifest, "--refine", "--store", "-o", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    firsts = {"squeeze=4,query_pool=2,kv_pool=2", "squeeze=2", "squeeze=3", "squeeze=4"}
+    assert {one["point"] for one in facts["two_passes"]} == firsts
+    assert {one["second"] for one in facts["two_passes"]} == {"squeeze=1"}
+    for first in firsts:
+        shares = [one["heard_again"] for one in facts["two_passes"] if one["point"] == first]
+        assert shares == sorted(shares, reverse=True)
+        assert 0 < shares[-1] <= shares[0] <= 1
+    with (tmp_path / "out" / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16 + len(facts["two_passes"])
+
+    asr = sewkit.load(folder)
+    chosen = facts["refined"]
+    clip = read_manifest(manifest)[0]
+    transcript = asr.transcribe(clip.parts[0].audio, refine=True)
+    assert str(transcript.compute) == chosen["point"]
+    by_hand = sewkit.Refinement(chosen["threshold"], chosen["second"])
+    assert transcript.words == asr.transcribe(clip.parts[0].audio, compute=chosen["point"], refine=by_hand).words
+    assert str(asr.transcribe(clip.parts[0].audio, compute="squeeze=3", refine=True).compute) == "squeeze=3"
+    with pytest.raises(UserError, match="no calibrated threshold for two passes from squeeze=1: find it"):
+        asr.transcribe(clip.parts[0].audio, compute="squeeze=1", refine=True)
+
+    again = invoke(folder, manifest, "--refine", "--json")  # without --store at the thresholds of the stored curve
+    known = [(one["point"], one["threshold"]) for one in json.loads(again.stdout)["two_passes"]]
+    assert known == [(one["point"], one["threshold"]) for one in facts["two_passes"]]
+
+
+def test_what_cannot_be_swept_is_one_clear_error(folder: Path, manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name a manifest after the model"):
         invoke(folder)
     with pytest.raises(UserError, match="--store writes to the model's folder; sew-words is none"):
         invoke("sew-words", manifest, "--store")
+    save_model(tmp_path / "fixed", toy_model("sew"), Alphabet.english())
+    with pytest.raises(UserError, match="fixed has one operating point, squeeze=2: there is nothing to refine it with"):
+        two_passes(sewkit.load(tmp_path / "fixed"), read_manifest(manifest))
     with pytest.raises(UserError, match="--time-only has no data"):
         invoke(folder, "--time-only", "--store")
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sewkit.curve import Curve, MeasuredPoint
+from sewkit.curve import Curve, MeasuredPasses, MeasuredPoint
 from sewkit.errors import MissingExtraError
 from sewkit.files import replacing
 
@@ -32,7 +32,17 @@ def facts(curve: Curve) -> dict[str, Any]:
         **curve.model_dump(mode="json"),
         "front": [point.point for point in curve.front],
         "names": {name: str(point) for name, point in curve.names.items()},
+        **_facts_of_passes(curve),
     }
+
+
+def _facts_of_passes(curve: Curve) -> dict[str, Any]:
+    """Which two passes --refine uses, and which beat every single point, where two passes were measured."""
+    chosen = curve.refined()
+    if chosen is None:
+        return {}
+    below = [one.model_dump(mode="json") for one in curve.two_passes if curve.beats_points(one)]
+    return {"refined": chosen.model_dump(mode="json"), "beat_every_point": below}
 
 
 def write_sweep(folder: Path, curve: Curve) -> list[Path]:
@@ -42,9 +52,11 @@ def write_sweep(folder: Path, curve: Curve) -> list[Path]:
     """
     figure = draw(curve)
     with replacing(folder / "sweep.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, [*MeasuredPoint.model_fields, "on_front"])
+        columns = dict.fromkeys([*MeasuredPoint.model_fields, "on_front", *MeasuredPasses.model_fields])
+        table = csv.DictWriter(file, list(columns))
         table.writeheader()
         table.writerows({**point.model_dump(), "on_front": int(point in curve.front)} for point in curve.points)
+        table.writerows(one.model_dump() for one in curve.two_passes)
     with replacing(folder / "sweep.json") as draft:
         draft.write_text(json.dumps(facts(curve), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for kind in ("png", "svg"):
@@ -73,6 +85,7 @@ def draw(curve: Curve) -> Figure:
         zorder=1,
         label="Pareto front",
     )
+    _draw_passes(axes, curve)
     _write_names(axes, curve)
     axes.set(
         xlabel=f"median time of a clip, ms (device {curve.device}, threads {curve.environment.get('threads', '?')})",
@@ -101,6 +114,24 @@ def _draw_points(axes: Axes, curve: Curve, factor: int, colour: str) -> None:
             markerfacecolor=colour if point in curve.front else "white",
             alpha=1 if point in curve.front else 0.6,
             elinewidth=0.8,
+        )
+
+
+def _draw_passes(axes: Axes, curve: Curve) -> None:
+    """Two passes as crosses, bold where they beat every single point."""
+    if not curve.two_passes:
+        return
+    axes.plot([], [], "x", color="black", label="two passes")
+    for one in curve.two_passes:
+        axes.errorbar(
+            1e3 * one.seconds_median,
+            100 * one.wer,
+            yerr=[[100 * max(0, one.wer - one.wer_low)], [100 * max(0, one.wer_high - one.wer)]],
+            fmt="x",
+            color="black",
+            markeredgewidth=2 if curve.beats_points(one) else 1,
+            alpha=1 if curve.beats_points(one) else 0.4,
+            elinewidth=0.6,
         )
 
 

@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from sewkit.audio import SAMPLE_RATE, AudioError
 from sewkit.bench.memory import peak_mib
+from sewkit.bench.passes import Passes
 from sewkit.bench.timing import environment
 from sewkit.compute import Compute, macs, operating_points
-from sewkit.curve import Curve, MeasuredPoint
+from sewkit.curve import Curve, MeasuredPasses, MeasuredPoint
 from sewkit.data.manifest import Utterance, load_utterance
 from sewkit.errors import UserError
 from sewkit.evaluate.bootstrap import Resampled
@@ -32,15 +34,19 @@ def sweep(
     resampled: Resampled | None = None,
     on_progress: Callable[[float], None] | None = None,
     on_error: Callable[[AudioError], None] | None = None,
+    passes: Sequence[Passes] = (),
 ) -> Curve:
     """Transcribe each utterance at all points in turn, alone in its batch, so that a drift of the machine hits all.
+
+    So it is with all of `passes`, the two passes to be tried.
 
     Times are from the samples to the words; reading the recording is not counted. Before, the longest clip is run once
     at each point, the cheapest first: that warms up, and gives the memory. data: SHA-256 of each manifest by name.
     on_progress: called with the seconds of sound done at all points. A recording that cannot be read goes to
     `on_error`, and is in no figure. Raises UserError where none can be read, or no reference has a word.
     """
-    runs = _Runs(asr, operating_points(asr.config))
+    points = operating_points(asr.config)
+    runs = _Runs(asr, [*map(Passes, points), *passes])
     missing = 0
     memory = runs.warm_up(max(utterances, key=lambda one: one.duration, default=None))
     for row, utterance in enumerate(utterances):
@@ -56,9 +62,9 @@ def sweep(
             on_progress(len(waveform) / SAMPLE_RATE)
     if not runs.seconds:
         raise UserError(f"none of {len(utterances)} recordings could be read")
-    scores = {point: Scores(heard, find_normalizer(normalizer)) for point, heard in runs.heard.items()}
-    points = [runs.measured(point, scores[point], resampled, memory.get(point)) for point in runs.points]
-    some = scores[runs.points[0]]
+    scores = {one: Scores(heard, find_normalizer(normalizer)) for one, heard in runs.heard.items()}
+    figures = {one: runs.figures(one, scores[one], resampled) for one in runs.passes}
+    some = scores[runs.passes[0]]
     return Curve(
         model=asr.name,
         data=data,
@@ -71,44 +77,52 @@ def sweep(
         device=str(runs.device),
         dtype=str(getattr(asr.runtime, "dtype", "float32")).removeprefix("torch."),
         environment=environment(),
-        points=tuple(points),
+        points=tuple(
+            MeasuredPoint(
+                macs_per_second=runs.macs_per_second(point),
+                peak_memory_mib=memory.get(Passes(point)),
+                **figures[Passes(point)],
+            )
+            for point in points
+        ),
+        two_passes=tuple(MeasuredPasses(**figures[one], **one.facts()) for one in passes),
     )
 
 
 @dataclass
 class _Runs:
-    """What is known of each point so far."""
+    """What is known of each way to hear a clip so far."""
 
     asr: Recognizer
-    points: Sequence[Compute]
+    passes: Sequence[Passes]
     seconds: list[float] = field(default_factory=list)
     """Of each clip."""
-    heard: dict[Compute, list[Heard]] = field(init=False)
-    times: dict[Compute, list[float]] = field(init=False)
+    heard: dict[Passes, list[Heard]] = field(init=False)
+    times: dict[Passes, list[float]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.heard = {point: [] for point in self.points}
-        self.times = {point: [] for point in self.points}
+        self.heard = {one: [] for one in self.passes}
+        self.times = {one: [] for one in self.passes}
         self.device = torch.device(getattr(self.asr.runtime, "device", "cpu"))
 
-    def warm_up(self, longest: Utterance | None) -> dict[Compute, float | None]:
-        """Peak memory of each point, none where the recording cannot be read."""
+    def warm_up(self, longest: Utterance | None) -> dict[Passes, float | None]:
+        """Peak memory of each, none where the recording cannot be read."""
         try:
             waveform = None if longest is None else load_utterance(longest)
         except AudioError:
             waveform = None
         if waveform is None:
             return {}
-        return {point: peak_mib(partial(self._text, waveform, point), self.device) for point in self.points}
+        return {one: peak_mib(partial(self._text, waveform, one), self.device) for one in self.passes}
 
     def hear(self, row: int, utterance: Utterance, waveform: np.ndarray) -> None:
-        """A clip at all points; every clip begins with another one."""
+        """A clip in all ways; every clip begins with another one."""
         seconds = len(waveform) / SAMPLE_RATE
-        for point in _rotated(self.points, len(self.seconds)):
+        for one in _rotated(self.passes, len(self.seconds)):
             start = time.perf_counter()
-            text = self._text(waveform, point)
-            self.times[point].append(time.perf_counter() - start)
-            self.heard[point].append(
+            text = self._text(waveform, one)
+            self.times[one].append(time.perf_counter() - start)
+            self.heard[one].append(
                 Heard(
                     row=row,
                     name=utterance.name,
@@ -120,33 +134,31 @@ class _Runs:
             )
         self.seconds.append(seconds)
 
-    def _text(self, waveform: np.ndarray, point: Compute) -> str:
-        return self.asr.transcribe(waveform, compute=point).text
+    def _text(self, waveform: np.ndarray, passes: Passes) -> str:
+        return self.asr.transcribe(waveform, compute=passes.first, refine=passes.refinement or False).text
 
-    def measured(
-        self, point: Compute, scores: Scores, resampled: Resampled | None, memory: float | None
-    ) -> MeasuredPoint:
-        """The figures of a point."""
+    def macs_per_second(self, point: Compute) -> int:
+        """Of a clip of mean length."""
+        samples = int(np.mean(self.seconds) * SAMPLE_RATE)
+        return round(sum(macs(self.asr.config, samples, point).values()) / samples * SAMPLE_RATE)
+
+    def figures(self, passes: Passes, scores: Scores, resampled: Resampled | None) -> dict[str, Any]:
+        """What points and two passes have in common."""
         try:
             wer, cer = scores.rates(scores.clusters(resampled))
         except ValueError as error:
             raise UserError(f"{error} after normalizer {scores.normalizer.name!r}; expected what is spoken") from error
-        times, samples = np.array(self.times[point]), int(np.mean(self.seconds) * SAMPLE_RATE)
-        return MeasuredPoint(
-            point=str(point),
-            wer=wer.rate,
-            wer_low=wer.low,
-            wer_high=wer.high,
-            cer=cer.rate,
-            cer_low=cer.low,
-            cer_high=cer.high,
-            seconds_median=float(np.median(times)),
-            seconds_p95=float(np.quantile(times, 0.95)),
-            real_time_factor=float(times.sum() / sum(self.seconds)),
-            macs_per_second=round(sum(macs(self.asr.config, samples, point).values()) / samples * SAMPLE_RATE),
-            peak_memory_mib=memory,
-        )
+        times = np.array(self.times[passes])
+        rates = {"wer": wer.rate, "wer_low": wer.low, "wer_high": wer.high}
+        rates |= {"cer": cer.rate, "cer_low": cer.low, "cer_high": cer.high}
+        return {
+            "point": str(passes.first),
+            **rates,
+            "seconds_median": float(np.median(times)),
+            "seconds_p95": float(np.quantile(times, 0.95)),
+            "real_time_factor": float(times.sum() / sum(self.seconds)),
+        }
 
 
-def _rotated(points: Sequence[Compute], first: int) -> Iterator[Compute]:
-    return (points[(first + n) % len(points)] for n in range(len(points)))
+def _rotated(passes: Sequence[Passes], first: int) -> Iterator[Passes]:
+    return (passes[(first + n) % len(passes)] for n in range(len(passes)))

@@ -40,6 +40,14 @@ AudioUnlessLive = Annotated[
 Segmented = Annotated[
     bool, typer.Option("--segment", help="Cut recordings in their pauses, as --live does, not into overlapping chunks.")
 ]
+Refine = Annotated[
+    bool,
+    typer.Option(
+        "--refine",
+        help="Hear again at full compute what a cheap operating point is unsure of; sewkit sweep --refine --store "
+        "calibrates it.",
+    ),
+]
 PartialCompute = Annotated[
     str | None,
     typer.Option(

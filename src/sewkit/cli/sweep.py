@@ -35,6 +35,9 @@ def sweep(
     store: Annotated[
         bool, typer.Option("--store", help="Keep the curve in the model's folder, where names of points go by it.")
     ] = False,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Also two passes: at cheap points, and what those doubt again at full.")
+    ] = False,
     split: Split = None,
     data_root: DataRoot = None,
     normalizer: NormalizerName = None,
@@ -58,12 +61,15 @@ def sweep(
     of word error rates reaches down to the lowest rate measured, so measure on much data. With --store the curve goes
     with the model, and --compute balanced means that point.
 
+    With --refine two passes are measured beside, at thresholds that these data say (or, without --store, at those
+    stored with the model); sewkit transcribe --refine uses the fastest that make no more errors than full alone.
+
     Example:  sewkit sweep runs/mine/model dev.jsonl --threads 1 --store -o sweep
 
     Example:  sewkit sweep sew-small sew-tiny --time-only --seconds 10 --threads 1
     """
     if time_only:
-        if store or split or data_root or normalizer or resample:
+        if store or refine or split or data_root or normalizer or resample:
             raise UserError("--time-only has no data: leave out --store and the options of data")
         _sweep_times([model, *(data or [])], seconds, runs, device, threads, output, as_json)
         return
@@ -71,7 +77,8 @@ def sweep(
         raise UserError("sweep measures errors on data: name a manifest after the model, or give --time-only")
     measured = Measured(split, data_root, normalizer, resample)
     with measured.status():
-        _sweep_data(model, [Path(name) for name in data], measured, device, threads, output, store, as_json)
+        manifests = [Path(name) for name in data]
+        _sweep_data(model, manifests, measured, device, threads, output, store, refine, as_json)
 
 
 def _sweep_data(
@@ -82,9 +89,11 @@ def _sweep_data(
     threads: int | None,
     output: Path | None,
     store: bool,
+    refine: bool,
     as_json: bool,
 ) -> None:
     from sewkit.bench.pareto import facts, require_plot, write_sweep
+    from sewkit.bench.passes import two_passes
     from sewkit.bench.sweep import sweep
     from sewkit.cli.progress import seconds_of_audio
     from sewkit.evaluate.evaluation import file_sha256
@@ -97,6 +106,10 @@ def _sweep_data(
         require_plot()
     asr = load(model, device=device, threads=threads)
     rows = [row for manifest in manifests for row in measured.rows(manifest)]
+    passes = []
+    if refine:
+        with seconds_of_audio(sum(row.duration for row in rows), "looking for doubt in") as on_progress:
+            passes = two_passes(asr, rows, known=None if store else asr.loaded.curve, on_progress=on_progress)
     with seconds_of_audio(sum(row.duration for row in rows), "sweeping") as on_progress:
         curve = sweep(
             asr,
@@ -106,6 +119,7 @@ def _sweep_data(
             resampled=measured.resampled,
             on_progress=on_progress,
             on_error=measured.report,
+            passes=passes,
         )
     print_json(facts(curve)) if as_json else _print_curve(curve)
     if store:
@@ -202,6 +216,18 @@ def _print_curve(curve: Curve) -> None:
             "" if point.peak_memory_mib is None else f"{point.peak_memory_mib:,.0f}",
         )
     typer.echo(f"{curve.model} on {', '.join(curve.data)}")
+    for one in sorted(curve.two_passes, key=lambda one: one.seconds_median):
+        table.add_row(
+            "+" if curve.beats_points(one) else "",
+            *map(str, (one.compute.squeeze, one.compute.query_pool, one.compute.kv_pool)),
+            f"{one.wer:.1%}",
+            f"{one.wer_low:.1%}-{one.wer_high:.1%}",
+            f"{1e3 * one.seconds_median:,.1f}",
+            f"{1e3 * one.seconds_p95:,.1f}",
+            f"{one.real_time_factor:.4f}",
+            f"again {one.heard_again:.0%}",
+            f"at {one.threshold:g}",
+        )
     Console().print(table)
     typer.echo(
         f"* on the Pareto front; {curve.num_clips} clips, {curve.num_words} words, {curve.audio_seconds:.0f} s; "
@@ -209,3 +235,8 @@ def _print_curve(curve: Curve) -> None:
     )
     for name, compute in curve.names.items():
         typer.echo(f"{name}: {compute}")
+    if (chosen := curve.refined()) is not None:
+        typer.echo(
+            f"refined: {chosen.point}, of which {chosen.heard_again:.0%} again at {chosen.second}, from doubt "
+            f"{chosen.threshold:g} on; + beats every single point"
+        )

@@ -21,6 +21,7 @@ from sewkit.cli.options import (
     OutputDir,
     OutputFormat,
     PartialCompute,
+    Refine,
     Segmented,
     Threads,
 )
@@ -34,6 +35,7 @@ def transcribe(
     max_line_width: MaxLineWidth = 42,
     max_line_count: MaxLineCount = 2,
     segment: Segmented = False,
+    refine: Refine = False,
     live: Live = False,
     microphone: Microphone = False,
     sample_rate: SampleRate = 16_000,
@@ -56,6 +58,8 @@ def transcribe(
     Text goes to standard output; with --output-format or --output-dir files are written instead. A bad recording gets
     one line on standard error, the others are still done, and the exit status is 1.
 
+    --refine takes two passes: all at a cheap operating point, and what that is unsure of again at full compute.
+
     --lm, --hotword and --beam decode by beam search instead of greedily, and so does a model with a language model in
     its folder.
 
@@ -76,6 +80,8 @@ def transcribe(
     from sewkit.subtitles import SubtitleStyle
 
     live = live or microphone
+    if live and refine:
+        raise UserError("--refine hears recordings again; live sound is heard once: leave it out")
     if live and (audio or output_format or output_dir):
         raise UserError("--live and --microphone print what they hear; leave out recordings and output files")
     if not live and not audio:
@@ -94,6 +100,7 @@ def transcribe(
         )
         run_live(stream, sample_rate, microphone, as_json)
         return
-    transcribe_batch = partial(asr.transcribe_batch, compute=compute, segmentation=segmentation if segment else None)
+    segmentation_or_none = segmentation if segment else None
+    transcribe_batch = partial(asr.transcribe_batch, compute=compute, segmentation=segmentation_or_none, refine=refine)
     for transcript in recordings.run(transcribe_batch, "transcribing"):
         output.give(transcript, transcript.text)
