@@ -26,6 +26,7 @@ import statistics
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,7 @@ class Engine:
         self.batch_seconds = settings.batch_seconds or asr.batch_seconds
         self._plan = ChunkPlan.for_model(asr.config)
         self._waiting: list[Entry[_Stretch]] = []
+        self._coming: list[Waiting] = []  # admitted, their sound is still being read
         self._something_waits = asyncio.Event()
         self._running: Batch[_Stretch] | None = None
         self._model_thread = ThreadPoolExecutor(1, "model")
@@ -167,7 +169,7 @@ class Engine:
         """Raises BusyError if so much more sound would wait too long even at the cheapest operating point."""
         cheapest = self.governor.costs.of(self.governor.rungs[0])
         wait = self.governor.wait(self._queue()) + cheapest.seconds(min(sound, CHUNK_SECONDS))
-        if self._waiting and wait > self.settings.max_wait:
+        if (self._waiting or self._coming) and wait > self.settings.max_wait:
             raise BusyError(max(1.0, wait - self.settings.target))
 
     async def transcribe(self, samples: np.ndarray, wish: Wish) -> Outcome:
@@ -199,6 +201,16 @@ class Engine:
         self._waiting.append(Entry(stretch, waiting, alone))
         self._something_waits.set()
         return await stretch.heard
+
+    @contextmanager
+    def expecting(self, sound: float) -> Iterator[None]:
+        """Meanwhile so much sound is on its way to the queue."""
+        coming = Waiting(sound, self.loop.time() + self.settings.target)
+        self._coming.append(coming)
+        try:
+            yield
+        finally:
+            self._coming.remove(coming)
 
     async def in_words_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run what is not the model's work, in order."""
@@ -246,8 +258,9 @@ class Engine:
                 return [error]
             return [self._logits(replace(batch, items=[item]))[0] for item in batch.items]
 
-    def _queue(self) -> Iterator[Waiting]:
-        return (entry.waiting for entry in self._waiting if not entry.item.heard.done())
+    def _queue(self) -> list[Waiting]:
+        waiting = [entry.waiting for entry in self._waiting if not entry.item.heard.done()]
+        return [*waiting, *self._coming]
 
     def _make_governor(self) -> Governor:
         fixed = self.settings.compute
@@ -273,7 +286,7 @@ class Engine:
 
     def refresh_gauges(self) -> None:
         """Bring the metrics of what is now up to date."""
-        now, queue = self.loop.time(), list(self._queue())
+        now, queue = self.loop.time(), self._queue()
         self.metrics.queue_requests.set(self.num_requests)
         self.metrics.queue_audio.set(sum(one.sound for one in queue))
         self.metrics.busy.set(self.governor.busy(self.governor.rungs[-1], now))
@@ -289,7 +302,7 @@ class Engine:
         recordings, "points": [{"point", "names", "used": whether the governor chooses it, "ms_per_10s": now, on this
         device, None where not calibrated, "wer", "wer_low", "wer_high": None without a curve}], fastest first}
         """
-        now, queue = self.loop.time(), list(self._queue())
+        now, queue = self.loop.time(), self._queue()
         point = self.governor.choose(now, queue)
         return {
             "model": self.name,
@@ -341,12 +354,15 @@ class _Hearer:
     async def run(self) -> Outcome:
         """All chunks, then the words."""
         pieces = self._recording.read(self._samples, self._engine._plan)
+        with self._engine.expecting(min(len(self._samples) / SAMPLE_RATE, CHUNK_SECONDS)):
+            piece = await asyncio.to_thread(next, pieces, None)
         on_their_way: deque[asyncio.Task[None]] = deque()
         try:
-            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            while piece is not None:
                 on_their_way.append(asyncio.create_task(self._hear(piece)))
                 if len(on_their_way) >= self._ahead:
                     await on_their_way.popleft()
+                piece = await asyncio.to_thread(next, pieces, None)
             while on_their_way:
                 await on_their_way.popleft()
         finally:
