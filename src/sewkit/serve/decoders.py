@@ -60,8 +60,8 @@ class Decoders:
         decoder = await self._idle.get()
         is_well = False
         try:
-            if decoder is None:
-                decoder = await self._start()
+            if decoder is None or not decoder.is_alive:
+                decoder = await self._replace(decoder)
             target = upload.with_suffix(".f32")
             reply = await asyncio.wait_for(decoder.ask(upload, target), self._settings.decode_seconds)
             is_well = True
@@ -80,7 +80,10 @@ class Decoders:
             raise UploadError(reply["error"], reply["too_long"])
         return np.memmap(target, np.float32, "r", shape=(reply["samples"],))
 
-    async def _start(self) -> _Decoder:
+    async def _replace(self, dead: _Decoder | None) -> _Decoder:
+        if dead is not None:
+            self._metrics.decoder_restarts.labels("crash").inc()
+            await self._end(dead)
         decoder = await _Decoder.start(self._settings)
         self._all.add(decoder)
         return decoder
@@ -108,6 +111,11 @@ class _Decoder:
         )  # fmt: skip
         return cls(process)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.returncode is None
+
     async def ask(self, source: Path, target: Path) -> dict[str, Any]:
         """Raises EOFError or OSError where the process has ended."""
         assert self._process.stdin is not None
@@ -121,6 +129,6 @@ class _Decoder:
 
     async def end(self) -> None:
         """At once."""
-        if self._process.returncode is None:
+        if self.is_alive:
             self._process.kill()
         await self._process.wait()

@@ -123,14 +123,16 @@ class _Tally:
 
 
 class Engine:
-    """See the module."""
+    """See the module. Raises UserError for a model that does not transcribe, or lacks the operating point."""
 
     governor: Governor
 
     def __init__(self, asr: Recognizer, settings: Settings, metrics: Metrics):
+        asr.transcription(asr.resolve(None), asr.decoder)  # raises UserError for a model without letters
         self.asr = asr
         self.settings = settings
         self.metrics = metrics
+        self._fixed = None if settings.compute is None else asr.resolve(settings.compute)
         self.hearing = Hearing(self)
         self.before_shutdown: list[Callable[[], Awaitable[None]]] = []
         self.is_draining = False
@@ -263,8 +265,7 @@ class Engine:
         return [*waiting, *self._coming]
 
     def _make_governor(self) -> Governor:
-        fixed = self.settings.compute
-        points = candidates(self.asr) if fixed is None else [self.asr.resolve(fixed)]
+        points = candidates(self.asr) if self._fixed is None else [self._fixed]
         costs = calibrate(self.asr, points, self.batch_seconds, self.settings.calibration_runs)
         ladder = rungs(points, costs)
         typical = costs.of(ladder[-1]).seconds(CLIP_SECONDS[-1])
@@ -306,7 +307,7 @@ class Engine:
         point = self.governor.choose(now, queue)
         return {
             "model": self.name,
-            "governed": self.settings.compute is None,
+            "governed": self._fixed is None,
             "draining": self.is_draining,
             "target_p95_ms": self.settings.target_p95_ms,
             "compute": str(point),

@@ -6,7 +6,7 @@ sewkit_waited_seconds: of stretches of sound, for the model. sewkit_batch_second
 sewkit_audio_seconds_total{compute}: sound heard at each operating point, with padding.
 sewkit_queue_requests, sewkit_queue_audio_seconds, sewkit_busy, sewkit_level, sewkit_levels: now; busy is the share of
 the model's time that the load would take at the dearest point, level the governor's rung, from 0, of so many levels.
-sewkit_decoder_restarts_total{reason}: decoders that were replaced: crash, time, memory, age.
+sewkit_decoder_restarts_total{reason}: decoders that were replaced: crash, time.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 // How much to compute: a slider over the model's operating points, and its curve of errors against time.
 
+import { breakable } from "./transcript.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT] = [320, 168];
 const [LEFT, RIGHT, TOP, BOTTOM] = [34, 10, 14, 34];
@@ -64,7 +66,7 @@ export class ComputeControl {
     const isChoice = this.points.length > 1;
     this.slider.max = Math.max(0, this.points.length - 1);
     this.slider.disabled = this.automatic.disabled = !isChoice;
-    this.hint.textContent = isChoice ? "" : points.length > 1 ? "This server runs everything at one point." : "This model has one operating point.";
+    this.why = isChoice ? "" : points.length > 1 ? "This server runs everything at one point." : "This model has one operating point.";
     if (chosen !== null) this.slider.value = this.points.findIndex(({ point }) => point === chosen);
     this.follow();
     this.show();
@@ -77,11 +79,12 @@ export class ComputeControl {
   show() {
     const point = this.points[this.slider.value];
     if (!point) return;
-    this.chosenPoint.textContent = point.point;
+    this.chosenPoint.textContent = breakable(point.point);
     this.chosenFacts.textContent = facts(point);
     this.slider.setAttribute("aria-valuetext", [point.point, facts(point)].filter(Boolean).join(", "));
     const drawn = this.all.filter((one) => one.ms_per_10s !== null);
     this.figure.hidden = drawn.length < 2;
+    this.hint.textContent = this.why || (point.point === this.running ? "" : "The ring marks what the server runs now.");
     if (drawn.length >= 2) this.drawCurve(drawn, point);
   }
 
@@ -93,9 +96,9 @@ export class ComputeControl {
     const up = (rate) => HEIGHT - BOTTOM - ((rate - low) / (high - low)) * (HEIGHT - BOTTOM - TOP);
     const y = (one) => (hasErrors ? up(one.wer) : (HEIGHT - BOTTOM + TOP) / 2);
     const marks = [];
-    for (const rate of hasErrors ? [low, (low + high) / 2, high] : []) {
+    for (const rate of hasErrors ? ticks(low, high) : []) {
       marks.push(draw("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: up(rate), y2: up(rate) }));
-      marks.push(draw("text", { x: LEFT - 6, y: up(rate) + 4, "text-anchor": "end" }, `${(100 * rate).toFixed(high - low < 0.05 ? 1 : 0)}`));
+      marks.push(draw("text", { x: LEFT - 6, y: up(rate) + 4, "text-anchor": "end" }, String(Math.round(1000 * rate) / 10)));
     }
     if (hasErrors) marks.push(draw("text", { x: LEFT, y: 4 }, "% of words wrong"));
     const ends = [drawn[0], drawn.at(-1)].map((one) => one.ms_per_10s);
@@ -128,10 +131,17 @@ function scale(values, from, to) {
   return (value) => (most === least ? (from + to) / 2 : from + inset + ((value - least) / (most - least)) * (to - from - 2 * inset));
 }
 
-/** A little more than the rates that there are, on whole steps. */
+const STEPS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
+
+/** From the step below the lowest rate to the one above the highest, so that two to four steps lie between. */
 function span(points) {
   const rates = points.map(({ wer }) => wer);
   const [least, most] = [Math.min(...rates), Math.max(...rates)];
-  const step = most - least > 0.1 ? 0.05 : most - least > 0.02 ? 0.01 : 0.005;
-  return [Math.max(0, Math.floor(least / step - 0.2) * step), Math.ceil(most / step + 0.2) * step];
+  const ends = (step) => [step * Math.floor(least / step), step * Math.ceil(most / step + 1e-6)];
+  return ends(STEPS.find((step) => (ends(step)[1] - ends(step)[0]) / step < 4.5) ?? 1);
+}
+
+function ticks(low, high) {
+  const step = STEPS.find((step) => (high - low) / step < 4.5) ?? 1;
+  return Array.from({ length: Math.round((high - low) / step) + 1 }, (_, index) => low + index * step);
 }

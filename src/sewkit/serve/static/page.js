@@ -2,7 +2,7 @@
 
 import { ComputeControl } from "./compute.js";
 import { LevelMeter, Trouble, asPcm16, openMicrophone } from "./microphone.js";
-import { TranscriptView, clock } from "./transcript.js";
+import { TranscriptView, breakable, clock } from "./transcript.js";
 
 const POLL_MS = 1000;
 const BEHIND_SECONDS = 5;
@@ -103,8 +103,14 @@ class LiveSession {
     }
     for (const waiting of this.early.splice(0)) this.socket.send(asPcm16(waiting));
     this.socket.send(asPcm16(block));
-    const behind = this.socket.bufferedAmount / (2 * this.microphone.sampleRate);
+    this.watch(this.socket.bufferedAmount / (2 * this.microphone.sampleRate));
+  }
+
+  /** Tell people while the server is so many seconds behind. */
+  watch(behind) {
     if (behind > BEHIND_SECONDS) complain(new Trouble(`The server is ${Math.round(behind)} seconds behind. Nothing is lost; words come later.`));
+    else if (this.isBehind) calm();
+    this.isBehind = behind > BEHIND_SECONDS;
   }
 
   hear(event) {
@@ -314,17 +320,18 @@ async function poll() {
 function showState(state) {
   model = state.model;
   compute.update(state);
-  const { requests, audio_seconds: sound } = state.queue;
+  const { requests, chunks, audio_seconds: sound } = state.queue;
   const load = Math.round(100 * state.busy);
   byId("fact-model").textContent = state.model;
-  byId("fact-point").textContent = state.compute;
-  byId("fact-queue").textContent = requests || sound ? `${requests} recordings, ${sound.toFixed(1)} s` : "nobody";
+  byId("fact-point").textContent = breakable(state.compute);
+  byId("fact-queue").textContent = requests || chunks ? `${requests} files, ${sound.toFixed(1)} s of sound` : "nobody";
   byId("fact-load").value = Math.min(1, state.busy);
   byId("fact-load-text").textContent = `${load} %`;
-  byId("fact-p95").textContent = `${state.p95_ms === null ? "–" : Math.round(state.p95_ms)} of ${Math.round(state.target_p95_ms)} ms`;
+  byId("fact-p95").textContent = state.p95_ms === null ? "–" : `${Math.round(state.p95_ms)} ms`;
+  byId("fact-goal").textContent = `${Math.round(state.target_p95_ms)} ms`;
   if (state.draining) showPulse("away", "going down");
   else if (state.busy > 0.7) showPulse("busy", "busy");
-  else showPulse("idle", requests ? "working" : "ready");
+  else showPulse("idle", requests || session ? "listening" : "ready");
 }
 
 function showPulse(state, text) {

@@ -2,12 +2,19 @@
 
 const UNSURE = 0.85;
 const DOUBTFUL = 0.5;
+const PARAGRAPH_PAUSE = 2.5;
+const PARAGRAPH_LETTERS = 160;
 
 export function element(name, className, ...children) {
   const made = document.createElement(name);
   if (className) made.className = className;
   made.append(...children);
   return made;
+}
+
+/** An operating point, which may be broken into lines behind its commas. */
+export function breakable(point) {
+  return point.replaceAll(",", ",\u200b");
 }
 
 export function clock(seconds) {
@@ -22,8 +29,7 @@ export class TranscriptView {
   constructor(box, empty, detail, spoken, onChange) {
     Object.assign(this, { box, empty, detail, spoken, onChange });
     this.legend = [...detail.childNodes];
-    this.open = null;
-    this.lastPoint = null;
+    this.last = this.open = null;
     box.addEventListener("pointerover", (event) => this.point(event.target.closest(".line .word")));
     box.addEventListener("pointerleave", () => this.point(null));
     box.addEventListener("click", (event) => this.point(event.target.closest(".line .word")));
@@ -34,7 +40,7 @@ export class TranscriptView {
   /** A heading for what comes: the name of a file, or "Microphone"; gives it, to be completed later. */
   begin(name) {
     this.empty.hidden = true;
-    this.lastPoint = null;
+    this.last = this.open = null;
     const heading = element("p", "source", element("b", "", name), element("span"));
     this.box.append(heading);
     this.scroll();
@@ -42,20 +48,21 @@ export class TranscriptView {
   }
 
   partial({ words, stable }) {
-    if (!words.length) return this.dropPartial();
-    this.open ??= this.line("line partial");
-    this.fill(this.open, words, (index) => (index < stable ? "" : "open"));
+    this.dropPartial();
+    if (!words.length) return;
+    const line = this.lineFor(words);
+    this.open = element("span", "partial", ...spans(words, (index) => (index < stable ? "" : "open")));
+    line.querySelector(".words").append(this.open);
     this.scroll();
   }
 
   final({ words, compute }) {
     this.dropPartial();
     if (!words.length) return;
-    const line = this.line("line");
-    this.fill(line, words, () => "");
-    line.querySelector("code").textContent = compute ?? "";
-    line.classList.toggle("changed", Boolean(compute) && compute !== this.lastPoint);
-    this.lastPoint = compute;
+    const line = this.lineFor(words, compute);
+    line.querySelector(".words").append(...spans(words));
+    line.querySelector("code").textContent = breakable(compute ?? "");
+    this.last = { line, compute, end: words.at(-1).end };
     this.spoken.textContent = words.map(({ word }) => word).join(" ");
     this.scroll();
     this.onChange();
@@ -64,11 +71,13 @@ export class TranscriptView {
   dropPartial() {
     this.open?.remove();
     this.open = null;
+    const line = this.box.lastElementChild;
+    if (line?.matches(".line") && !line.querySelector(".word")) line.remove();
   }
 
   clear() {
     this.point(null);
-    this.open = null;
+    this.last = this.open = null;
     this.box.replaceChildren(this.empty);
     this.empty.hidden = false;
     this.onChange();
@@ -76,24 +85,18 @@ export class TranscriptView {
 
   /** Final lines as text. */
   get text() {
-    return [...this.box.querySelectorAll(".line:not(.partial) .words")].map((words) => words.textContent.trim()).join("\n");
+    const lines = [...this.box.querySelectorAll(".line .words")];
+    return lines.map((line) => [...line.querySelectorAll(":scope > .word")].map((word) => word.textContent).join(" ")).filter(Boolean).join("\n");
   }
 
-  line(className) {
-    const line = element("div", className, element("time"), element("span", "words"), element("code"));
+  /** The last line, if these words go on where it ends, at the same operating point; else a new one. */
+  lineFor(words, compute = this.last?.compute) {
+    const { last } = this;
+    const goesOn = last && compute === last.compute && words[0].start - last.end < PARAGRAPH_PAUSE;
+    if (goesOn && last.line.querySelector(".words").textContent.length < PARAGRAPH_LETTERS) return last.line;
+    const line = element("div", "line", element("time", "", clock(words[0].start)), element("span", "words"), element("code"));
     this.box.append(line);
     return line;
-  }
-
-  fill(line, words, classOf) {
-    line.querySelector("time").textContent = clock(words[0].start);
-    const spans = words.flatMap((word, index) => {
-      const sure = word.confidence < DOUBTFUL ? "doubtful" : word.confidence < UNSURE ? "unsure" : "";
-      const span = element("span", `word ${sure} ${classOf(index)}`, word.word);
-      span.about = word;
-      return [span, " "];
-    });
-    line.querySelector(".words").replaceChildren(...spans);
   }
 
   scroll() {
@@ -120,4 +123,13 @@ export class TranscriptView {
     this.point(next);
     next.scrollIntoView({ block: "nearest" });
   }
+}
+
+function spans(words, classOf = () => "") {
+  return words.flatMap((word, index) => {
+    const sure = word.confidence < DOUBTFUL ? "doubtful" : word.confidence < UNSURE ? "unsure" : "";
+    const span = element("span", ["word", sure, classOf(index)].filter(Boolean).join(" "), word.word);
+    span.about = word;
+    return [span, " "];
+  });
 }

@@ -1,0 +1,265 @@
+"""Clients that do what they should not, and files that are not what they seem: each costs itself only."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from toy_server import CLIPS, EXAMPLES, Serve
+
+ADDRESS = "/v1/audio/transcriptions"
+SPOKEN = CLIPS / "seven_563aa4e6_nohash_1.opus"
+
+
+def post(url: str, data: bytes, name: str = "clip.flac", **fields: str) -> httpx.Response:
+    return httpx.post(f"{url}{ADDRESS}", files={"file": (name, data)}, data=fields, timeout=60)
+
+
+def expect_healthy(url: str) -> None:
+    answer = post(url, SPOKEN.read_bytes())
+    assert answer.status_code == 200
+    assert answer.json()["text"] == "SEVEN"
+
+
+def connect(url: str) -> socket.socket:
+    return socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=20)
+
+
+def head(url: str, length: int, boundary: str = "xx") -> bytes:
+    return (
+        f"POST {ADDRESS} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Length: {length}\r\n"
+        f"Content-Type: multipart/form-data; boundary={boundary}\r\n\r\n"
+    ).encode()
+
+
+def bad_uploads() -> dict[str, bytes]:
+    random = np.random.default_rng(0)
+    flac, opus = (EXAMPLES / "digits.flac").read_bytes(), SPOKEN.read_bytes()
+    form = struct.pack("<IHHIIHH", 16, 1, 65535, 48000, 2**32 - 1, 65535, 16)
+    claims = b"RIFF\xff\xff\xff\x7fWAVEfmt " + form + b"data" + struct.pack("<I", 2**31 - 2**17)
+    return {
+        "random bytes": random.bytes(5000),
+        "nothing": b"",
+        "text": b"<html>not found</html>",
+        "half a flac": flac[: len(flac) // 2],
+        "half an opus": opus[: len(opus) // 2],
+        "a flac's head and random bytes": flac[:200] + random.bytes(5000),
+        "a wav of huge claims": claims + bytes(100),
+        "mp4 of nothing": b"\x00\x00\x00\x18ftypmp42" + random.bytes(3000),
+        "matroska of nothing": b"\x1a\x45\xdf\xa3" + random.bytes(3000),
+        "id3 that goes on": b"ID3\x04\x00\x00\x7f\x7f\x7f\x7f" + bytes(500),
+        "a playlist": b"#EXTM3U\nfile:///etc/passwd\n",
+    }
+
+
+@pytest.mark.parametrize("kind", bad_uploads())
+def test_a_bad_upload_is_an_error_of_the_client(words_url, kind):
+    answer = post(words_url, bad_uploads()[kind])
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "invalid_audio"
+    expect_healthy(words_url)
+
+
+def test_no_message_names_a_path_of_the_server(words_url):
+    for data in bad_uploads().values():
+        message = post(words_url, data).json()["error"]["message"]
+        assert "/" not in message.replace("w/", ""), message
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../tmp/x", "/etc/passwd", "a\x00b", "x" * 1000, "-rf", '"; rm -rf', "ü.wav\r\nX: y"]
+)
+def test_names_of_files_mean_nothing(words_url, name):
+    answer = post(words_url, SPOKEN.read_bytes(), name)
+    assert answer.status_code == 200
+    assert answer.json()["text"] == "SEVEN"
+    assert "x" not in answer.headers
+
+
+@pytest.mark.parametrize("model", ["../../etc/passwd", "/root", "x" * 300, "sew-words\n"])
+def test_names_of_models_mean_nothing(words_url, model):
+    assert post(words_url, SPOKEN.read_bytes(), model=model).status_code in (400, 404)
+    assert httpx.get(f"{words_url}/v1/models/{'../' * 5}etc/passwd").status_code == 404
+
+
+def test_uploads_over_the_limits_are_refused_before_they_are_stored(serve: Serve, words, tmp_path):
+    url = serve(words, max_upload_bytes=100_000, max_audio_seconds=5.0, scratch=str(tmp_path))
+    assert post(url, bytes(2_000_000)).status_code == 413  # by its length
+
+    def in_pieces():
+        yield b'--xx\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        for _ in range(50):
+            yield bytes(10_000)
+
+    kind = {"content-type": "multipart/form-data; boundary=xx"}
+    assert httpx.post(f"{url}{ADDRESS}", content=in_pieces(), headers=kind, timeout=60).status_code == 413
+    tone = io.BytesIO()
+    soundfile.write(tone, np.zeros(6 * 8000), 8000, format="FLAC")
+    answer = post(url, tone.getvalue())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "audio_too_long")
+    assert post(url, b"x", prompt="y" * 100_000).status_code == 413
+    expect_healthy(url)
+    assert not list(tmp_path.iterdir()), "nothing is left of uploads"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no boundary at all",
+        b"--xx\r\n\r\nno name\r\n--xx--\r\n",
+        b'--xx\r\nContent-Disposition: form-data; name="model"\r\n\r\nsew-words\r\n--xx--\r\n',
+        b'--xx\r\nContent-Disposition: form-data; name="file"\r\n\r\nno filename\r\n--xx--\r\n',
+        b'--xx\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nends here',
+    ],
+)
+def test_broken_bodies_are_errors_of_the_client(words_url, body):
+    kind = {"content-type": "multipart/form-data; boundary=xx"}
+    answer = httpx.post(f"{words_url}{ADDRESS}", content=body, headers=kind, timeout=20)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_bodies_of_other_types_are_named(words_url):
+    answer = httpx.post(f"{words_url}{ADDRESS}", json={"file": "x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
+
+
+def test_a_decoder_that_dies_costs_one_request_at_most(serve: Serve, words):
+    others = decoders()
+    url = serve(words, decode_workers=1)
+    expect_healthy(url)
+    (decoder,) = decoders() - others
+    os.kill(decoder, signal.SIGKILL)
+    expect_healthy(url)  # between two requests it costs none
+    (decoder,) = decoders() - others
+    os.kill(decoder, signal.SIGSTOP)  # so that it is at work when it dies
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post, url, SPOKEN.read_bytes())
+        time.sleep(0.5)
+        os.kill(decoder, signal.SIGKILL)
+        assert (answer.result().status_code, answer.result().json()["error"]["code"]) == (400, "invalid_audio")
+    expect_healthy(url)
+    assert 'sewkit_decoder_restarts_total{reason="crash"} 2.0' in httpx.get(f"{url}/metrics").text
+
+
+def decoders() -> set[int]:
+    """Processes of this one that decode."""
+    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
+    children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    return {pid for pid in children if b"sewkit.serve.decoder" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def test_decoding_that_takes_too_long_costs_one_request(serve: Serve, words):
+    others = decoders()
+    url = serve(words, decode_workers=1, decode_seconds=2.0)
+    with suppress(AssertionError):  # on a busy machine, the first one may take that long
+        expect_healthy(url)
+    expect_healthy(url)
+    (decoder,) = decoders() - others
+    os.kill(decoder, signal.SIGSTOP)
+    answer = post(url, SPOKEN.read_bytes())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_audio")
+    assert "too long" in answer.json()["error"]["message"]
+    assert decoder not in decoders()
+    with suppress(AssertionError):
+        expect_healthy(url)
+    expect_healthy(url)
+
+
+def test_a_slow_head_is_cut_off(serve: Serve, words):
+    url = serve(words, header_seconds=0.5)
+    with connect(url) as silent, connect(url) as slow:
+        begun = time.monotonic()
+        for byte in b"POST / HT":
+            try:
+                slow.sendall(bytes([byte]))
+            except OSError:
+                break
+            time.sleep(0.1)
+        assert slow.recv(100) == b""
+        assert silent.recv(100) == b""
+        assert time.monotonic() - begun < 5
+    expect_healthy(url)
+
+
+def test_a_slow_body_is_cut_off(serve: Serve, words):
+    url = serve(words, idle_seconds=0.3, upload_seconds=1.0)
+    with connect(url) as stalled, connect(url) as trickling:
+        stalled.sendall(head(url, 1000) + b"--xx\r\n")
+        trickling.sendall(head(url, 1000))
+        begun = time.monotonic()
+        answer = stalled.recv(10_000)
+        assert answer.startswith(b"HTTP/1.1 408")
+        while time.monotonic() - begun < 10:
+            try:
+                trickling.sendall(b"-")
+            except OSError:
+                break
+            time.sleep(0.1)
+        assert time.monotonic() - begun < 8
+    expect_healthy(url)
+
+
+def test_clients_that_are_killed_leave_nothing_behind(serve: Serve, words, tmp_path):
+    url = serve(words, scratch=str(tmp_path))
+    audio = (EXAMPLES / "digits.flac").read_bytes()
+    part = b'--xx\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + audio
+    for cut in (10, 5000, len(part) - 1000):  # in the middle of an upload
+        with connect(url) as client:
+            client.sendall(head(url, len(part) + 10) + part[:cut])
+    for _ in range(5):  # while it is transcribed
+        body = part + b"\r\n--xx--\r\n"
+        with connect(url) as client:
+            client.sendall(head(url, len(body)) + body)
+            time.sleep(0.05)
+    expect_healthy(url)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and (list(tmp_path.iterdir()) or requests_on_their_way(url)):
+        time.sleep(0.05)
+    assert not list(tmp_path.iterdir())
+    assert not requests_on_their_way(url)
+
+
+def requests_on_their_way(url: str) -> int:
+    return httpx.get(f"{url}/v1/state").json()["queue"]["requests"]
+
+
+def test_a_client_may_have_so_many_requests_and_no_more(serve: Serve, words):
+    url = serve(words, max_per_client=1, idle_seconds=5.0)
+    with connect(url) as first:
+        first.sendall(head(url, 1000) + b"--xx\r\n")
+        time.sleep(0.3)
+        answer = post(url, SPOKEN.read_bytes())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "per_client")
+        assert int(answer.headers["retry-after"]) >= 1
+    time.sleep(0.3)
+    expect_healthy(url)
+
+
+def test_other_origins_may_not_call_unless_they_are_named(serve: Serve, words, words_url):
+    origin = {"origin": "https://elsewhere.example"}
+    assert "access-control-allow-origin" not in httpx.get(f"{words_url}/v1/models", headers=origin).headers
+    url = serve(words, cors_origins=("https://elsewhere.example",))
+    assert httpx.get(f"{url}/v1/models", headers=origin).headers["access-control-allow-origin"] == origin["origin"]
+
+
+def test_request_ids_are_kept_if_they_are_harmless(words_url):
+    def given(value: str) -> str:
+        return httpx.get(f"{words_url}/health", headers={"x-request-id": value}).headers["x-request-id"]
+
+    assert given("abc-123") == "abc-123"
+    assert given('"} evil {"') != '"} evil {"'
+    assert given("x" * 100) != "x" * 100
