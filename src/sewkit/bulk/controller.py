@@ -11,9 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sewkit.compute import REFERENCE_SAMPLES, Compute, macs, operating_points
-from sewkit.recognizer import Recognizer
+
+if TYPE_CHECKING:
+    from sewkit.recognizer import Recognizer
 
 MARGIN = 0.02
 """Of the time left that is kept back: lots under way do not end at the same moment."""
@@ -92,13 +95,19 @@ class Controller:
         return None if model is None or other is None else (model + other) / self.num_workers
 
     def choose(self, audio_left: float, time_left: float) -> Compute:
-        """The best point for the next lot. The cheapest while nothing is measured, or if none is in time."""
-        chosen = self.points[0]
-        for one in self.points:
-            cost = self.cost(one)
-            if cost is not None and audio_left * cost <= (1 - MARGIN) * time_left:
-                chosen = one
-        return chosen.compute
+        """The best point for the next lot. The cheapest while nothing is measured, or if none is in time.
+
+        The point above the best is tried once, as what is only expected of it may keep it from ever being chosen.
+        """
+        costs = [self.cost(one) for one in self.points]
+        time_left *= 1 - MARGIN
+        in_time = [index for index, cost in enumerate(costs) if cost is not None and audio_left * cost <= time_left]
+        if not in_time:
+            return self.points[0].compute
+        best = in_time[-1]
+        above = self.points[min(best + 1, len(self.points) - 1)]
+        is_known = self._rate(self.points[best]) is not None
+        return (above if is_known and self._rate(above) is None else self.points[best]).compute
 
     def _model_cost(self, candidate: Candidate) -> float | None:
         own = self._rate(candidate)

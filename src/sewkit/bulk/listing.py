@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sewkit.audio import AUDIO_SUFFIXES
-from sewkit.bulk.storage import Unreachable, file_system, join, patiently, read_bytes
+from sewkit.bulk.storage import Unreachable, file_system, is_local, join, patiently, read_bytes
 from sewkit.data.manifest import ManifestError
 from sewkit.errors import MissingExtraError, UserError
 
@@ -78,6 +78,11 @@ class Lot:
     index: int
     """Its place in the shard."""
     entries: tuple[Entry, ...]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all of it lies in files of this machine."""
+        return all(is_local(clip.location) for entry in self.entries for clip in entry.clips)
 
 
 @dataclass(frozen=True)

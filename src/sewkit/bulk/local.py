@@ -13,7 +13,8 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from queue import Queue
@@ -23,7 +24,6 @@ from typing import Protocol, TypeAlias, TypeVar
 from sewkit.bulk.listing import Lot
 from sewkit.bulk.rows import CRASHED, Trouble
 from sewkit.bulk.stages import Decoded, LotResult, ModelSpec, Reader, Stopwatch, Transcriber
-from sewkit.bulk.storage import is_local
 from sewkit.compute import Compute
 from sewkit.errors import UserError
 
@@ -76,7 +76,7 @@ class LocalEngine:
     def __init__(self, spec: ModelSpec, num_workers: int, devices: list[str] | None = None):
         self.num_workers = num_workers
         self._spec = spec
-        self._devices = devices or [spec.device] * num_workers
+        self._devices: list[str] | list[str | None] = devices or [spec.device] * num_workers
         self._workers = [_Worker(self._spec, self._devices[index]) for index in range(num_workers)]
 
     def run(self, lots: Iterable[Lot], choose: Callable[[], Compute]) -> Iterator[LotResult]:
@@ -184,31 +184,31 @@ def _work(connection: Connection, spec: ModelSpec, device: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            from dataclasses import replace
-
             transcriber = Transcriber(replace(spec, device=device).load())
         except UserError as error:
             connection.send(str(error))
             return
         connection.send(None)
-        for task, decoded in _decoded(connection, Reader(), is_ahead=transcriber.is_on_gpu):
-            connection.send(
-                transcriber.transcribe(decoded, task.point) if decoded else _singly(task, transcriber, connection)
-            )
+        tasks = _tasks(connection)
+        first = next(tasks)
+        transcriber.reads_beside = transcriber.is_on_gpu or not first.lot.is_local
+        decoded = _read(chain([first], tasks), Reader())
+        for task, sounds in _ahead(decoded) if transcriber.reads_beside else decoded:
+            if sounds is None:
+                connection.send(_singly(task, transcriber, connection))
+            else:
+                connection.send(transcriber.transcribe(sounds, task.point))
 
 
-def _decoded(connection: Connection, reader: Reader, is_ahead: bool) -> Iterator[tuple[_Task, Decoded | None]]:
+def _tasks(connection: Connection) -> Iterator[_Task]:
+    while True:
+        yield connection.recv()
+
+
+def _read(tasks: Iterable[_Task], reader: Reader) -> Iterator[tuple[_Task, Decoded | None]]:
     """Tasks with their sound; those to be done carefully without."""
-    first: _Task = connection.recv()
-    is_ahead = is_ahead or any(not is_local(clip.location) for entry in first.lot.entries for clip in entry.clips)
-
-    def read() -> Iterator[tuple[_Task, Decoded | None]]:
-        task = first
-        while True:
-            yield task, None if task.is_careful else reader.read(task.lot)
-            task = connection.recv()
-
-    return _ahead(read()) if is_ahead else read()
+    for task in tasks:
+        yield task, None if task.is_careful else reader.read(task.lot)
 
 
 def _ahead(items: Iterator[Item]) -> Iterator[Item]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -16,9 +16,11 @@ from sewkit.audio import SAMPLE_RATE, AudioError, AudioSource, load_segment, str
 from sewkit.bulk import storage
 from sewkit.bulk.listing import Clip, Entry, Lot
 from sewkit.bulk.rows import FAILED, MISSING, UNREACHABLE, UNREADABLE, Row, Trouble, error_row, text_row
-from sewkit.compute import Compute
-from sewkit.recognizer import Recognizer, load
 from sewkit.transcript import Transcript
+
+if TYPE_CHECKING:
+    from sewkit.compute import Compute
+    from sewkit.recognizer import Recognizer
 
 STREAMED_SECONDS = 300.0
 """A longer recording is not decoded ahead: the model takes it block by block, so that memory stays flat."""
@@ -42,6 +44,8 @@ class ModelSpec:
 
     def load(self) -> Recognizer:
         """The model in this process. Raises UserError."""
+        from sewkit.recognizer import load  # with torch, of which processes that only read have no need
+
         asr = load(
             self.source,
             device=self.device,
@@ -56,21 +60,21 @@ class ModelSpec:
 
 
 class Stopwatch:
-    """Seconds by stage, of the clock on the wall and of this thread's CPU."""
+    """Seconds by stage, of the clock on the wall and of the CPU."""
 
     def __init__(self) -> None:
         self.wall = dict.fromkeys(STAGES, 0.0)
         self.cpu = dict.fromkeys(STAGES, 0.0)
 
     @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Adds the time of the block, which runs in one thread."""
-        wall, cpu = time.perf_counter(), time.thread_time()
+    def measure(self, stage: str, cpu_clock: Callable[[], float] = time.thread_time) -> Iterator[None]:
+        """Adds the time of the block. `cpu_clock`: of this thread, or where others work for it, of the process."""
+        wall, cpu = time.perf_counter(), cpu_clock()
         try:
             yield
         finally:
             self.wall[stage] += time.perf_counter() - wall
-            self.cpu[stage] += time.thread_time() - cpu
+            self.cpu[stage] += cpu_clock() - cpu
 
     def add(self, other: Stopwatch) -> None:
         """The times of another one to these."""
@@ -120,8 +124,7 @@ class Reader:
 
     def read(self, lot: Lot) -> Decoded:
         """All recordings of a lot; what goes wrong with one stands in its place."""
-        is_remote = any(not storage.is_local(clip.location) for entry in lot.entries for clip in entry.clips)
-        pairs = list((self._threads.map if is_remote else map)(_read, lot.entries))
+        pairs = list((map if lot.is_local else self._threads.map)(_read, lot.entries))
         watch = Stopwatch()
         for _, one in pairs:
             watch.add(one)
@@ -210,8 +213,10 @@ def _decode(source: AudioSource, clip: Clip, is_streamable: bool) -> np.ndarray 
 class Transcriber:
     """Turns sound into rows at any of the model's operating points."""
 
-    def __init__(self, asr: Recognizer):
+    def __init__(self, asr: Recognizer, reads_beside: bool = False):
+        """reads_beside: the process reads the next lot meanwhile, whose CPU time is then taken off the model's."""
         self.asr = asr
+        self.reads_beside = reads_beside
         self._free_since = time.perf_counter()
 
     @property
@@ -233,6 +238,8 @@ class Transcriber:
             for entry, outcome in zip(lot.entries, outcomes, strict=True)
         ]
         seconds = sum(row["audio_seconds"] or 0.0 for row in rows)
+        if self.reads_beside:
+            watch.cpu[TRANSCRIBE] = max(watch.cpu[TRANSCRIBE] - watch.cpu[READ] - watch.cpu[DECODE], 0.0)
         began, self._free_since = self._free_since, time.perf_counter()
         return LotResult(lot, rows, str(point), watch, seconds, self._free_since - began)
 
@@ -244,7 +251,7 @@ class Transcriber:
         ]
         places = [index for index, sound in enumerate(decoded.sounds) if isinstance(sound, np.ndarray)]
         sounds = [sound for sound in decoded.sounds if isinstance(sound, np.ndarray)]
-        with watch.measure(TRANSCRIBE):
+        with watch.measure(TRANSCRIBE, time.process_time):
             for index, outcome in zip(places, self._together(sounds, point), strict=True):
                 outcomes[index] = outcome
         return outcomes
@@ -264,7 +271,7 @@ class Transcriber:
     def _streamed(self, entry: Entry, point: Compute, watch: Stopwatch) -> Transcript | Trouble:
         """Of a long recording: decoding and model take turns, and all of it counts as `transcribe`."""
         try:
-            with _source(entry.clips[0], watch) as source, watch.measure(TRANSCRIBE):
+            with _source(entry.clips[0], watch) as source, watch.measure(TRANSCRIBE, time.process_time):
                 return self._together([source], point)[0]
         except Exception as error:
             return trouble_of(error)
