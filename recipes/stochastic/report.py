@@ -135,7 +135,7 @@ def costs_of(wer: Rates, times: Path | None, config: ModelConfig) -> Costs:
     points = {point for row in wer.values() for point in row}
     if times is not None:
         measured = json.loads(times.read_text(encoding="utf-8"))["points"]
-        return Costs({one["point"]: 1e3 * one["seconds_median"] for one in measured}, "ms")
+        return Costs({one["point"]: 1e3 * one["seconds_median"] for one in measured}, "ms a clip")
     counted = {point: sum(macs(config, 160_000, Compute.parse(point)).values()) / 1e7 for point in points}
     return Costs(counted, "MMAC/s")
 
@@ -164,7 +164,7 @@ def draw(wer: Rates, costs: Costs) -> Any:
             )
     for label, marker in dict(kinds.values()).items():
         axes.plot([], [], marker, color=colours[label], label=label)
-    axes.set(xlabel=f"{costs.unit} of a clip", ylabel="word error rate, % (mean and 95 % interval over seeds)")
+    axes.set(xlabel=costs.unit, ylabel="word error rate, % (mean and 95 % interval over seeds)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
