@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sewkit.decode import FrameTiming, best_labels, decode_words
-from sewkit.decode.beam import BeamSearch, Pruning
+from sewkit.decode.beam import BeamSearch, BeamState, Pruning
 from sewkit.decode.fusion import FusionWeights
 from sewkit.decode.lm import NGramModel, build_arpa
 from sewkit.errors import UserError
@@ -123,6 +123,16 @@ def test_default_pruning_finds_a_best_text_of_the_exact_search(seed: int) -> Non
     assert exact[0].score - 3 < pruned.score < exact[0].score + 0.01
 
 
+def num_prefixes(state: BeamState) -> int:
+    """All that are in memory, those that the search has left included."""
+    *_, root = state._beams[0].lineage()
+    waiting, number = [root], 0
+    while waiting:
+        number += 1
+        waiting += waiting.pop().children.values()
+    return number
+
+
 def test_settling_words_bounds_memory_and_changes_no_word_or_time(monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(["AB", "A", "BA", "B"] * 40)
     logits = spelled_logits(text, ALPHABET)
@@ -134,7 +144,7 @@ def test_settling_words_bounds_memory_and_changes_no_word_or_time(monkeypatch: p
     state = search.start()
     for piece in np.array_split(logits, 37):
         state.feed(piece)
-        assert len(state._tree) < 3000
+        assert num_prefixes(state) < 3000
         assert sum(map(len, state._window)) < 400
     (settled,) = state.finish()
     assert settled.text == at_once.text == text
@@ -149,7 +159,7 @@ def test_no_two_beams_are_one_prefix(seed: int) -> None:
     state = BeamSearch(ALPHABET, lm=LM, weights=WEIGHTS, pruning=Pruning.off(30)).start()
     for frame in random_logits(seed, 12):
         state.feed(frame[None])
-        spelled = [tuple(state._tree.columns(prefix)) for prefix in state._ints[0].tolist()]
+        spelled = [tuple(beam.columns()) for beam in state._beams]
         assert len(set(spelled)) == len(spelled)
 
 

@@ -15,7 +15,7 @@ def test_the_trie_finds_what_a_search_through_the_list_finds(spellings: list[lis
     lexicon = Lexicon(spellings, scores, 6)
     node = ROOT
     for column in wanted:
-        node = int(lexicon.rows[lexicon.row(node), column])
+        node = lexicon.child(node, column)
     beginning = [index for index, one in enumerate(spellings) if one[: len(wanted)] == wanted and one]
     if wanted:
         assert (node != OUTSIDE) == bool(beginning)

@@ -1,10 +1,12 @@
 """CTC prefix beam search with a word n-gram model and hotwords (Hannun et al. 2014, arXiv 1408.2873, algorithm 1).
 
-A beam is a prefix: letters and gaps, without blanks or repeats. Two natural-log probabilities are kept of it, float64:
-of all alignments that end in silence, and of those that end in its last symbol. Prefixes that write the same text are
-one: a gap at the start or after a gap changes nothing. score = acoustic + lm + hotwords, see `Hypothesis`.
+A beam is a prefix: letters and gaps, without blanks or repeats. Two probabilities are kept of it: of all alignments
+that end in silence, and of those that end in its last symbol. Prefixes that write the same text are one: a gap at the
+start or after a gap changes nothing. score = acoustic + lm + hotwords, see `Hypothesis`.
 
-One frame of all beams is a few dozen numpy operations on arrays over beams (B) and over beams x symbols (B, K).
+Probabilities are products, not sums of logs, weighted with what the prefix's words are worth and scaled up in time: a
+frame costs a prefix three multiplications, and a symbol more one. Mostly few beams live, and most frames are silence,
+so this is plain Python: numpy would cost more in calls than in numbers.
 """
 
 from __future__ import annotations
@@ -12,17 +14,18 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 
-from sewkit.decode.fusion import FusionWeights, WordScorer
+from sewkit.decode.fusion import FusionWeights, History, Spelling, WordScorer, ratio
 from sewkit.decode.greedy import FrameLabels
 from sewkit.decode.hotwords import Hotwords
-from sewkit.decode.lexicon import ROOT
 from sewkit.decode.lm import LanguageModel, load_lm
-from sewkit.decode.prefixes import ROOT_PREFIX, PrefixTree
+from sewkit.decode.prefixes import Prefix, last_shared_gap
 from sewkit.decode.symbols import GAP, SILENCE, Symbols
 from sewkit.decode.trellis import best_path
 from sewkit.errors import UserError
@@ -32,7 +35,11 @@ COMMIT_FRAMES = 500
 """So often, in frames of the recording, the words that all beams share are settled and their frames let go of."""
 LONGEST_WINDOW = 3000
 """Frames that wait for all beams to share their words; after that the beams that disagree with the best are dropped."""
-IMPOSSIBLE = -1e300
+LEAST_SILENCE = 1e-100
+"""Probability that silence has in every frame, so that no prefix dies of rounding."""
+SMALL = 1e-80
+"""Where the best prefix falls below it, all are scaled up."""
+TINIEST = 5e-324
 LEAST_LOG_PROB = -1e4
 """In alignment, which takes finite numbers only, of what has probability 0."""
 NO_LABELS = FrameLabels(np.zeros(0, np.int32), np.zeros(0, np.float32))
@@ -109,7 +116,7 @@ class BeamSearch:
         if not self.symbols.has_gap and (self.lm or words or len(self.hotwords) > 1):
             raise UserError("this model's alphabet has no mark between words: no language model, no hotwords")
         self.words = words
-        self.scorer = WordScorer(self.symbols, self.lm, weights or FusionWeights(), words, self.hotwords.words)
+        self.scorer = WordScorer(self.symbols, self.lm, weights or FusionWeights(), words, self.hotwords)
 
     def with_weights(self, weights: FusionWeights) -> BeamSearch:
         """The same search with other weights; the language model is shared."""
@@ -134,32 +141,25 @@ class BeamSearch:
         return BeamState(self)
 
 
-# Rows of the arrays that hold the beams, (rows, B).
-# Floats: alignments that end in silence, and in the last symbol; what complete words have earned, and of it what
-# hotwords have; what the word begun is given ahead; what completing it would earn, NaN until asked for.
-_SILENT, _VOICED, _EARNED, _HOT, _AHEAD, _COMPLETE = range(6)
-# Integers: prefix, last symbol, node and row of the lexicon, states of the hotwords and of the language model, and the
-# latter's after the word begun.
-_PREFIX, _LAST, _NODE, _ROW, _WATCH, _STATE, _AFTER = range(7)
+Grown = tuple[float, Prefix, int]
+"""Weighted probability, a prefix, and the symbol that it grows by."""
+_score = itemgetter(0)
 
 
 class BeamState:
     """The beams of one recording. Pieces of any size give what all frames at once do."""
 
     def __init__(self, search: BeamSearch):
-        self._symbols, self._pruning = search.symbols, search.pruning
-        self._scorer, self._hotwords, self._watches = search.scorer, search.hotwords, len(search.hotwords) > 1
-        # No symbol more can earn a beam more than this.
-        self._headroom = self._scorer.best_word + float((self._hotwords.bonus + self._hotwords.promise).max())
-        self._tree = PrefixTree(len(search.symbols))
-        self._floats = np.array([0.0, -np.inf, 0.0, 0.0, 0.0, np.nan])[:, None]
-        root = [ROOT_PREFIX, GAP, 0, self._scorer.lexicon.root_row, self._hotwords.start, self._scorer.start, 0]
-        self._ints = np.array(root)[:, None]
-        self._place = np.full(len(search.symbols), -1)  # scratch: place of a symbol among those tried in a frame
-        self._after_silence = False  # whether no alignment ends in a symbol
+        self._symbols, self._pruning, self._scorer = search.symbols, search.pruning, search.scorer
+        self._share = math.exp(-search.pruning.beam_threshold)
+        root = Prefix(None, GAP, *search.scorer.start(), 1.0, 0.0)
+        root.silent = 1.0
+        self._beams = [root]
+        self._scale = 0.0  # natural log of what all weighted probabilities are to be multiplied by
+        self._in_silence = False  # whether no alignment ends in a symbol
         self._window: list[np.ndarray] = []  # log probabilities of the frames that are not settled
         self._num_frames = 0
-        self._settled_columns: list[int] = []
+        self._settled_text = ""
         self._settled_labels: list[FrameLabels] = []
 
     # ---- what to do with it
@@ -179,27 +179,23 @@ class BeamState:
 
     def partial(self) -> str:
         """The best text so far; what follows may change its end."""
-        best = self._totals().argmax()
-        return self._symbols.write(self._settled_columns + self._tree.columns(int(self._ints[_PREFIX, best])))
+        (text,) = self._texts([self._best()])
+        return text
 
     def finish(self, n: int = 1, *, num_with_labels: int = 1) -> list[Hypothesis]:
         """The n best texts of all frames fed, best first, the first `num_with_labels` of them with their labels."""
-        merged: dict[str, Hypothesis] = {}
-        columns_of: dict[str, list[int]] = {}
-        for beam in range(self._floats.shape[1]):
-            columns, ending = self._ending(beam)
-            if (before := merged.get(ending.text)) is None or ending.acoustic > before.acoustic:
-                columns_of[ending.text] = columns
-            if before is not None:  # spelled with other symbols, or with and without a last gap
-                acoustic = float(np.logaddexp(before.acoustic, ending.acoustic))
-                ending = Hypothesis(ending.text, acoustic, ending.lm, ending.hotwords, ending.labels)
-            merged[ending.text] = ending
-        ranked = sorted(merged.values(), key=lambda one: (-one.score, one.text))[:n]
+        found: dict[str, tuple[Hypothesis, Prefix]] = {}
+        for beam, text in zip(self._beams, self._texts(self._beams), strict=True):
+            ending = self._ending(beam, text)
+            if text in found:  # spelled with other symbols, or with and without a last gap
+                other, prefix = found[text]
+                beam = beam if ending.acoustic > other.acoustic else prefix
+                ending = replace(ending, acoustic=float(np.logaddexp(ending.acoustic, other.acoustic)))
+            found[text] = ending, beam
+        ranked = sorted(found.values(), key=lambda pair: (-pair[0].score, pair[0].text))[:n]
         return [
-            Hypothesis(one.text, one.acoustic, one.lm, one.hotwords, self._labels(columns_of[one.text]))
-            if rank < num_with_labels
-            else one
-            for rank, one in enumerate(ranked)
+            replace(ending, labels=self._labels(beam)) if rank < num_with_labels else ending
+            for rank, (ending, beam) in enumerate(ranked)
         ]
 
     def labels(self) -> FrameLabels:
@@ -209,18 +205,20 @@ class BeamState:
     # ---- one frame
 
     def _advance(self, log_probs: np.ndarray) -> None:
+        """Take (T, C) log probabilities."""
+        probabilities = np.exp(log_probs)
+        probabilities[:, SILENCE] = np.maximum(probabilities[:, SILENCE], LEAST_SILENCE)
         tried = log_probs >= np.minimum(log_probs.max(1), self._pruning.token_threshold)[:, None]
         tried[:, SILENCE] = False
-        frames, columns = tried.nonzero()
-        ends = frames.searchsorted(np.arange(len(log_probs)), side="right").tolist()
+        frames, columns = (places.tolist() for places in tried.nonzero())
+        is_silent, silences = self._is_silent(log_probs).tolist(), log_probs[:, SILENCE].tolist()
         begin = 0
-        for frame, end, silent in zip(log_probs, ends, self._is_silent(log_probs).tolist(), strict=True):
-            if silent:
-                self._silence(frame[SILENCE])
-            elif begin == end:
-                self._stay(frame)
+        for frame, row in enumerate(probabilities):
+            end = bisect_right(frames, frame, begin)
+            if is_silent[frame]:
+                self._silence(silences[frame])
             else:
-                self._step(frame, columns[begin:end])
+                self._step(row.tolist(), columns[begin:end])
             begin = end
 
     def _is_silent(self, log_probs: np.ndarray) -> np.ndarray:
@@ -228,132 +226,104 @@ class BeamState:
         return np.exp(log_probs[:, SILENCE]) >= self._pruning.silence_threshold
 
     def _silence(self, log_prob: float) -> None:
-        """A frame that can't be anything but silence."""
-        if not self._after_silence:
-            self._floats[_SILENT] = np.logaddexp(self._floats[_SILENT], self._floats[_VOICED])
-            self._floats[_VOICED] = -np.inf
-            self._after_silence = True
-        self._floats[_SILENT] += log_prob
+        """A frame that can't be anything but silence: the same for all prefixes, but that their symbols are over."""
+        if not self._in_silence:
+            for beam in self._beams:
+                beam.silent, beam.voiced = beam.acoustic, 0.0
+            self._in_silence = True
+        self._scale += log_prob
 
-    def _stay(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Keep all prefixes as they are for one frame, (C,) log probabilities; gives their probabilities before it.
+    def _step(self, row: list[float], columns: list[int]) -> None:
+        """One frame, (C,) probabilities, in which the symbols `columns` are tried."""
+        self._in_silence = False
+        before, best = self._stay(row)
+        if columns:
+            floor = max(best * self._share, TINIEST)
+            best = self._keep([grown for column in columns for grown in self._grow(before, column, row[column], floor)])
+        if best < SMALL:
+            for beam in self._beams:
+                beam.silent, beam.voiced = beam.silent / best, beam.voiced / best
+            self._scale += math.log(best)
 
-        Two rows (B,): of a new symbol, and of the last symbol once more, which is a new one only after silence.
+    def _stay(self, row: list[float]) -> tuple[list[tuple[Prefix, float, float]], float]:
+        """Prefixes stay what they are: silence after all alignments, or the last symbol still.
+
+        Gives the probabilities before the frame that a new symbol can follow on, any and the last one once more, which
+        is a new one only after silence; and what the best prefix has after it.
         """
-        self._after_silence = False
-        silent, voiced = self._floats[_SILENT], self._floats[_VOICED]
-        last = self._ints[_LAST]
-        total = np.logaddexp(silent, voiced)
-        after_gap = last == GAP
-        # Another gap after a gap is the same text, whatever stood between them.
-        repeated = np.where(after_gap, -np.inf, silent)
-        self._floats[_VOICED] = np.where(after_gap, total, voiced) + frame[last]
-        self._floats[_SILENT] = total + frame[SILENCE]
-        return total, repeated
+        before, best, silence = [], 0.0, row[SILENCE]
+        for beam in self._beams:
+            silent, voiced, column = beam.silent, beam.voiced, beam.column
+            total = silent + voiced
+            if column == GAP:  # another gap after a gap is the same text, whatever stood between them
+                silent, voiced = 0.0, total
+            before.append((beam, total, silent))
+            beam.silent = left = total * silence
+            beam.voiced = voiced = voiced * row[column]
+            if left + voiced > best:
+                best = left + voiced
+        return before, best
 
-    def _step(self, frame: np.ndarray, columns: np.ndarray) -> None:
-        """One frame in which the symbols `columns` (K,) are tried."""
-        total, repeated = self._stay(frame)
-        last = self._ints[_LAST]
-        grown = np.where(columns == last[:, None], repeated[:, None], total[:, None]) + frame[columns]
-        self._join_known(grown, columns)
-        scores = self._totals()
-        floor = max(_largest(scores) - self._pruning.beam_threshold, IMPOSSIBLE)
-        base = grown + self._floats[_EARNED][:, None]
-        if _largest(base) + self._headroom >= floor:
-            grown_scores = self._grown_scores(base, columns, floor)
-            self._keep(self._chosen(np.concatenate([scores, grown_scores.ravel()])), grown, columns)
+    def _grow(
+        self, before: list[tuple[Prefix, float, float]], column: int, probability: float, floor: float
+    ) -> Iterator[Grown]:
+        """Prefixes with a symbol more; those that are in the beam already get the probability at once."""
+        for beam, total, silent in before:
+            gain = (silent if beam.column == column else total) * probability
+            child = beam.children.get(column)
+            if child is not None:
+                gain *= child.ratio
+                if child.alive:
+                    child.voiced += gain
+                    continue
+            elif column != GAP:
+                gain *= beam.spelling[column][1]
+            elif gain * beam.spelling.hope >= floor:
+                gain *= self._completed(beam)[2]
+            else:
+                continue
+            if gain >= floor:
+                yield gain, beam, column
 
-    def _join_known(self, grown: np.ndarray, columns: np.ndarray) -> None:
-        """Where a beam grows into one that is in the beam already, that one takes its probability."""
-        parents = self._tree.places_of_parents(self._ints[_PREFIX])
-        self._place[columns] = np.arange(len(columns))
-        places = self._place[self._ints[_LAST]]
-        self._place[columns] = -1
-        (joined,) = ((parents >= 0) & (places >= 0)).nonzero()
-        if joined.size:
-            source = parents[joined], places[joined]
-            voiced = self._floats[_VOICED]
-            voiced[joined] = np.logaddexp(voiced[joined], grown[source])
-            grown[source] = -np.inf
+    def _completed(self, beam: Prefix) -> tuple[History, Spelling, float]:
+        """History, spelling and ratio if a gap makes the word begun a complete one."""
+        if beam.complete is None:
+            history, spelling = self._scorer.finish(beam.history, beam.spelling, beam.word)
+            worth = ratio(history.earned + spelling.ahead, beam.history.earned + beam.spelling.ahead)
+            beam.complete = history, spelling, worth
+        return beam.complete
 
-    def _grown_scores(self, base: np.ndarray, columns: np.ndarray, floor: float) -> np.ndarray:
-        """(B, K) scores of all beams that a symbol was added to; those that can't reach `floor` may get -inf.
+    def _keep(self, grown: list[Grown]) -> float:
+        """Choose the new beams; gives what the best one has."""
+        scored: list[Grown] = [(beam.silent + beam.voiced, beam, SILENCE) for beam in self._beams]
+        scored += grown
+        best = max(scored, key=_score)[0]
+        floor = max(best * self._share, TINIEST)
+        chosen = [one for one in scored if one[0] >= floor]
+        if len(chosen) > self._pruning.width:
+            chosen.sort(key=_score, reverse=True)
+            del chosen[self._pruning.width :]
+        staying = [beam for _, beam, column in chosen if column == SILENCE]
+        growing = [self._grown(beam, column, voiced) for voiced, beam, column in chosen if column != SILENCE]
+        for beam in set(self._beams).difference(staying):
+            beam.leave()
+        self._beams = staying + growing
+        return best
 
-        base: without what the symbol earns.
-        """
-        nodes = self._scorer.lexicon.rows[self._ints[_ROW][:, None], columns]
-        if self._watches:
-            watch = self._hotwords.following[self._ints[_WATCH][:, None], columns]
-            base = base + self._hotwords.promise[watch] + self._hotwords.bonus[watch]
-        scores = base + self._scorer.promise[nodes]
-        if columns[0] == GAP:
-            scores[:, 0] = self._completed(base[:, 0], floor)
-        return scores
+    def _grown(self, parent: Prefix, column: int, voiced: float) -> Prefix:
+        """A prefix with a symbol more, new or back in the beam."""
+        if (child := parent.children.get(column)) is not None:
+            child.silent, child.voiced, child.alive = 0.0, voiced, True
+        elif column == GAP:
+            child = Prefix(parent, column, *self._completed(parent), voiced)
+        else:
+            spelling, worth = parent.spelling[column]
+            child = Prefix(parent, column, parent.history, spelling, worth, voiced)
+        parent.children[column] = child
+        return child
 
-    def _completed(self, scores: np.ndarray, floor: float) -> np.ndarray:
-        """(B,) scores with the complete word added, -inf where the sum can't reach `floor`."""
-        complete = self._floats[_COMPLETE]
-        hopeful = scores + self._scorer.best_word >= floor
-        for beam in (hopeful & np.isnan(complete)).nonzero()[0].tolist():
-            complete[beam], self._ints[_AFTER, beam] = self._complete(beam)
-        return np.where(hopeful, scores + complete, -np.inf)
-
-    def _complete(self, beam: int) -> tuple[float, int]:
-        """Score of the word that a beam has begun, complete, and the language model's state after it."""
-        prefix, node, state = (int(self._ints[row, beam]) for row in (_PREFIX, _NODE, _STATE))
-        return self._scorer.finish(state, node, lambda: self._symbols.write(self._tree.columns_since(prefix, GAP)))
-
-    def _chosen(self, scores: np.ndarray) -> np.ndarray:
-        """Places of the scores that stay in the beam, rising."""
-        floor = max(_largest(scores) - self._pruning.beam_threshold, IMPOSSIBLE)
-        (places,) = (scores >= floor).nonzero()
-        if len(places) > (width := self._pruning.width):
-            places = places[np.argpartition(-scores[places], width - 1)[:width]]
-            places.sort()
-        return places
-
-    def _keep(self, chosen: np.ndarray, grown: np.ndarray, columns: np.ndarray) -> None:
-        """Make the chosen places, first those of the beams as they are and then those of `grown`, the new beams."""
-        num_beams = self._floats.shape[1]
-        num_staying = int(chosen.searchsorted(num_beams))
-        if num_staying == num_beams == len(chosen):
-            return
-        source, place = np.divmod(chosen[num_staying:] - num_beams, len(columns))
-        kept = np.concatenate([chosen[:num_staying], source])
-        self._floats, self._ints = self._floats[:, kept], self._ints[:, kept]
-        if len(source):
-            self._grow(num_staying, grown[source, place], columns[place])
-
-    def _grow(self, first: int, voiced: np.ndarray, columns: np.ndarray) -> None:
-        """Turn the beams from `first` on, copies of those they grow from, into these with a symbol more."""
-        floats, ints = self._floats[:, first:], self._ints[:, first:]  # views
-        nodes = self._scorer.lexicon.rows[ints[_ROW], columns]
-        (at_gap,) = (columns == GAP).nonzero()
-        if at_gap.size:
-            floats[_EARNED, at_gap] += floats[_COMPLETE, at_gap]
-            ints[_STATE, at_gap] = ints[_AFTER, at_gap]
-            nodes[at_gap] = ROOT
-        floats[_SILENT], floats[_VOICED], floats[_COMPLETE] = -np.inf, voiced, np.nan
-        floats[_AHEAD] = self._scorer.promise[nodes]
-        if self._watches:
-            self._watch(floats, ints, columns)
-        row, child = self._scorer.lexicon.row, self._tree.child
-        ints[_LAST], ints[_NODE] = columns, nodes
-        ints[_ROW] = [row(node) for node in nodes.tolist()]
-        ints[_PREFIX] = [child(*grown) for grown in zip(ints[_PREFIX].tolist(), columns.tolist(), strict=True)]
-
-    def _watch(self, floats: np.ndarray, ints: np.ndarray, columns: np.ndarray) -> None:
-        """What hotwords give new beams."""
-        watch = self._hotwords.following[ints[_WATCH], columns]
-        floats[[_EARNED, _HOT]] += self._hotwords.bonus[watch]
-        floats[_AHEAD] += self._hotwords.promise[watch]
-        ints[_WATCH] = watch
-
-    def _totals(self) -> np.ndarray:
-        """(B,) scores of the beams as they stand, words begun included."""
-        floats = self._floats
-        return np.logaddexp(floats[_SILENT], floats[_VOICED]) + floats[_EARNED] + floats[_AHEAD]
+    def _best(self) -> Prefix:
+        return max(self._beams, key=lambda beam: beam.acoustic)
 
     # ---- settling, so that memory follows the text and not the sound
 
@@ -361,27 +331,26 @@ class BeamState:
         """Settle the words that all beams share, and forget the frames that said them."""
         if sum(map(len, self._window)) >= LONGEST_WINDOW:
             self._drop_dissenters()
-        prefixes = self._ints[_PREFIX].tolist()
-        spelled = [self._tree.columns(prefix) for prefix in prefixes]
-        shared = _shared_words(spelled)
-        if shared or not any(spelled):
-            is_all = all(len(one) == len(shared) for one in spelled)
-            self._settle_words(shared, spelled[int(self._totals().argmax())], is_all)
-        self._tree, self._ints[_PREFIX] = self._tree.rerooted(prefixes, len(shared))
+        shared = last_shared_gap(self._beams)
+        if shared.parent is not None or self._beams == [shared]:
+            self._settle_words(shared)
+            shared.parent = None
 
     def _drop_dissenters(self) -> None:
         """Keep only beams that share the first half of the best one's symbols, up to a gap."""
-        spelled = [self._tree.columns(prefix) for prefix in self._ints[_PREFIX].tolist()]
-        best = spelled[int(self._totals().argmax())]
-        half = _up_to_gap(best[: len(best) // 2])
-        agreeing = [beam for beam, one in enumerate(spelled) if one[: len(half)] == half]
-        self._floats, self._ints = self._floats[:, agreeing], self._ints[:, agreeing]
+        lineage = list(self._best().lineage())
+        half = next(prefix for prefix in lineage[len(lineage) // 2 :] if prefix.column == GAP)
+        agreeing = [beam for beam in self._beams if half in beam.lineage()]
+        for beam in set(self._beams).difference(agreeing):
+            beam.leave()
+        self._beams = agreeing
 
-    def _settle_words(self, shared: list[int], best: list[int], is_all: bool) -> None:
+    def _settle_words(self, shared: Prefix) -> None:
         """Keep the labels that the best path has up to the gap after the shared words, or of all frames."""
-        path, labels = self._best_path(best)
-        end = len(path) if is_all else int(np.flatnonzero(path == len(shared) - 1)[-1]) + 1
-        self._settled_columns += shared
+        (self._settled_text,) = self._texts([shared])
+        path, labels = self._best_path(self._best().columns())
+        is_all = self._beams == [shared]
+        end = len(path) if is_all else int(np.flatnonzero(path == len(shared.columns()) - 1)[-1]) + 1
         self._settled_labels.append(FrameLabels(*(part[:end] for part in labels)))
         self._window = [np.concatenate(self._window)[end:]]
 
@@ -406,42 +375,26 @@ class BeamState:
 
     # ---- the end
 
-    def _ending(self, beam: int) -> tuple[list[int], Hypothesis]:
-        """The symbols that are not settled, and the hypothesis, if the recording ends with this beam."""
-        hot = self._floats[_HOT, beam]
-        lm = self._floats[_EARNED, beam] - hot
-        state = int(self._ints[_STATE, beam])
-        if self._ints[_LAST, beam] != GAP:
-            complete, state = self._complete(beam)
-            lm, hot = lm + complete, hot + self._hotwords.bonus[self._hotwords.following[self._ints[_WATCH, beam], GAP]]
-        columns = self._tree.columns(int(self._ints[_PREFIX, beam]))
-        acoustic = np.logaddexp(self._floats[_SILENT, beam], self._floats[_VOICED, beam])
-        text = self._symbols.write(self._settled_columns + columns)
-        lm += self._scorer.end(state)
-        return columns, Hypothesis(text, float(acoustic), float(lm), float(hot), NO_LABELS)
+    def _ending(self, beam: Prefix, text: str) -> Hypothesis:
+        """The hypothesis if the recording ends with this beam."""
+        history, worth = beam.history, beam.history.earned + beam.spelling.ahead
+        if beam.column != GAP:
+            history = self._completed(beam)[0]
+        acoustic = math.log(beam.acoustic) + self._scale - worth
+        lm = history.earned - history.hot + self._scorer.end(history.state)
+        return Hypothesis(text, acoustic, lm, history.hot, NO_LABELS)
 
-    def _labels(self, columns: list[int]) -> FrameLabels:
-        """Labels of all frames, on the best path within the settled text and these symbols."""
-        return FrameLabels.concatenate([*self._settled_labels, self._best_path(columns)[1]])
+    def _texts(self, prefixes: list[Prefix]) -> list[str]:
+        """What they write, from the start of the recording on."""
+        root = next(prefix for prefix in prefixes[0].lineage() if prefix.parent is None)
+        known = {root: f"{self._settled_text} "}
+        for prefix in prefixes:
+            new = list(itertools.takewhile(lambda one: one not in known, prefix.lineage()))
+            for one in reversed(new):
+                assert one.parent is not None
+                known[one] = known[one.parent] + self._symbols.texts[one.column]
+        return [" ".join(known[prefix].split()) for prefix in prefixes]
 
-
-def _largest(values: np.ndarray) -> float:
-    """On arrays this small, argmax and an access take half the time of max."""
-    return values.item(values.argmax())
-
-
-def _shared_words(spelled: list[list[int]]) -> list[int]:
-    """What all begin with, up to a gap."""
-    shared = spelled[0]
-    for one in spelled:
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(shared, one, strict=False))
-        shared = [column for column, _ in same]
-    return _up_to_gap(shared)
-
-
-def _up_to_gap(columns: list[int]) -> list[int]:
-    """Whole words only."""
-    end = len(columns)
-    while end and columns[end - 1] != GAP:
-        end -= 1
-    return columns[:end]
+    def _labels(self, beam: Prefix) -> FrameLabels:
+        """Labels of all frames, on the best path within the settled text and this beam's symbols."""
+        return FrameLabels.concatenate([*self._settled_labels, self._best_path(beam.columns())[1]])

@@ -12,15 +12,20 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from sewkit.decode.hotwords import Hotwords
 from sewkit.decode.lexicon import OUTSIDE, ROOT, Lexicon
 from sewkit.decode.lm import LanguageModel, LanguageModelError
-from sewkit.decode.symbols import Symbols
+from sewkit.decode.symbols import GAP, Symbols
 from sewkit.errors import UserError
 
 LN10 = math.log(10)
+USUAL_LENGTH = 6
+"""Letters of a word. An unknown word of more costs more in proportion: else it would pay to glue words together."""
+LARGEST_EXPONENT = 600.0
 FITTING_SHARE = 0.5
 """Least share of a model's words that the alphabet must be able to spell; less is another alphabet or language."""
 
@@ -52,24 +57,48 @@ class FusionWeights:
         )
 
 
-class AnyWord:
-    """In place of a lexicon where there is none: letters may form any word."""
+class History(NamedTuple):
+    """The complete words of a prefix.
 
-    def __init__(self, num_columns: int):
-        self.rows = np.zeros((1, num_columns), np.int32)
-        self.outside_row = self.root_row = 0
+    state: the language model's after them. earned: all that they are worth, a natural log. hot: hotwords' part of it.
+    """
 
-    def row(self, node: int) -> int:
-        """The only row."""
-        return 0
+    state: int
+    earned: float
+    hot: float
+
+
+class Spelling(dict[int, "tuple[Spelling, float]"]):
+    """A word begun, as far as scores can tell it from others. spelling[column] -> (with this letter more, ratio).
+
+    ratio: what it is worth then in proportion to what it was worth before; found out once, when first asked for.
+    node: where it stands in the lexicon. watch: state of the hotwords. length: its letters. ahead: what it is given
+    ahead of its score, a natural log. hope: no complete word is worth more in proportion to this one.
+    """
+
+    __slots__ = ("_scorer", "ahead", "hope", "length", "node", "watch")
+
+    def __init__(self, scorer: WordScorer, node: int, watch: int, length: int):
+        self.node, self.watch, self.length = node, watch, length
+        self.ahead = scorer.promise(node, watch, length)
+        self.hope = ratio(scorer.most, self.ahead)
+        self._scorer = scorer
+
+    def __missing__(self, column: int) -> tuple[Spelling, float]:
+        longer = self._scorer.longer(self, column)
+        self[column] = found = longer, ratio(longer.ahead, self.ahead)
+        return found
+
+
+def ratio(after: float, before: float) -> float:
+    """Of two scores, natural logs, how many times the first is the second."""
+    return math.exp(min(after - before, LARGEST_EXPONENT))
 
 
 class WordScorer:
     """Scores of words, complete and begun, as natural logs with their weights.
 
-    start: the language model's state before the first word. lexicon: where begun words stand. promise: (N + 1,) by node
-    of the lexicon, what a begun word gets ahead of its score; the last entry is for what begins no known word.
-    best_word: no complete word scores more.
+    lexicon: the known words, None where letters may form any word. most: no complete word is worth more.
     """
 
     def __init__(
@@ -78,14 +107,15 @@ class WordScorer:
         lm: LanguageModel | None,
         weights: FusionWeights,
         words: Sequence[str] | None = None,
-        extra_words: Sequence[str] = (),
+        hotwords: Hotwords | None = None,
     ):
-        """words: the lexicon, by default the language model's words. extra_words: known too, if there is a lexicon."""
-        self.lm = lm
-        self.lexicon: Lexicon | AnyWord = AnyWord(len(symbols))
+        """words: the lexicon, by default the language model's words. Those of hotwords are known too."""
+        self.lm, self._symbols = lm, symbols
+        self._hotwords = hotwords or Hotwords((), symbols)
+        self.lexicon: Lexicon | None = None
         words = lm.words() if words is None and lm is not None else words
         if words is not None:
-            known, spellings = _spelled(symbols, words, extra_words)
+            known, spellings = _spelled(symbols, words, self._hotwords.words)
             ids = [lm.id_of(word) if lm else 0 for word in known]
             unknown = lm.unknown if lm else 0
             self._ids = [unknown if index is None else index for index in ids]
@@ -103,44 +133,84 @@ class WordScorer:
         self.weights = weights
         self._scale = weights.alpha * LN10
         self._bonus = weights.beta if self.lm else 0.0
-        self.best_word = max(self._bonus, 0.0)
-        self.start = 0 if self.lm is None else self.lm.start if weights.score_boundary else self.lm.empty
-        offset = weights.unk_score_offset
-        self._penalty = self._scale * offset if math.isfinite(offset) else offset  # never 0 times infinity
-        self._cache: dict[tuple[int, int], tuple[float, int]] = {}
-        self.promise = np.zeros(1)
-        if isinstance(self.lexicon, Lexicon):
-            unknown = self.lm.unigram(self.lm.unknown) if self.lm else 0.0
-            known = self._scale * self.lexicon.best + self._bonus
-            self.promise = np.append(known, self._scale * unknown + self._bonus + self._penalty)
-            self.promise[ROOT] = 0.0
+        self.most = max(self._bonus, 0.0) + self._hotwords.most
+        self._scores: dict[tuple[int, int], tuple[float, int]] = {}
+        self._begun: dict[tuple[int, int, int], Spelling] = {}
 
-    def finish(self, state: int, node: int, spelled: Callable[[], str]) -> tuple[float, int]:
-        """Score of the complete word at a node of the lexicon, and the state after it.
+    # ---- words begun
 
-        spelled: tells the word, which is asked only where there is no lexicon.
+    def start(self) -> tuple[History, Spelling]:
+        """Before the first word, as after a gap."""
+        state = 0 if self.lm is None else self.lm.start if self.weights.score_boundary else self.lm.empty
+        return History(state, 0.0, 0.0), self._spelling(ROOT, self._hotwords.start, 0)
+
+    def longer(self, spelling: Spelling, column: int) -> Spelling:
+        """A word with one letter more."""
+        node = ROOT if self.lexicon is None else self.lexicon.child(spelling.node, column)
+        length = 0 if self.lexicon is None else spelling.length + 1
+        return self._spelling(node, int(self._hotwords.following[spelling.watch, column]), length)
+
+    def _spelling(self, node: int, watch: int, length: int) -> Spelling:
+        key = node, watch, length
+        if (found := self._begun.get(key)) is None:
+            found = self._begun[key] = Spelling(self, node, watch, length)
+        return found
+
+    def promise(self, node: int, watch: int, length: int) -> float:
+        """What a word begun gets ahead: the score of the best word that it can become, without context."""
+        hot = float(self._hotwords.promise[watch])
+        if self.lexicon is None or node == ROOT:
+            return hot
+        if node != OUTSIDE:
+            return self._scale * float(self.lexicon.best[node]) + self._bonus + hot
+        unigram = self.lm.unigram(self.lm.unknown) if self.lm else 0.0
+        return self._scale * unigram + self._bonus + self._penalty(length) + hot
+
+    # ---- complete words
+
+    def finish(
+        self, history: History, spelling: Spelling, spelled: Callable[[], list[int]]
+    ) -> tuple[History, Spelling]:
+        """What is known after a gap that makes the word begun a complete one.
+
+        spelled: tells its columns, which are asked for only where there is no lexicon.
         """
-        if isinstance(self.lexicon, AnyWord):
-            return (0.0, state) if self.lm is None else self._score(state, self._look_up(self.lm, spelled()))
-        word = -1 if node == OUTSIDE else int(self.lexicon.word[node])
-        return self._score(state, None if word < 0 else self._ids[word])
+        score, state = self._score(history.state, spelling, spelled)
+        watch = int(self._hotwords.following[spelling.watch, GAP])
+        bonus = float(self._hotwords.bonus[watch])
+        after = History(state, history.earned + score + bonus, history.hot + bonus)
+        return after, self._spelling(ROOT, watch, 0)
+
+    def _score(self, state: int, spelling: Spelling, spelled: Callable[[], list[int]]) -> tuple[float, int]:
+        if self.lexicon is not None:
+            word = -1 if spelling.node == OUTSIDE else int(self.lexicon.word[spelling.node])
+            return self._score_of(state, None if word < 0 else self._ids[word], spelling.length)
+        if self.lm is None:
+            return 0.0, state
+        columns = spelled()
+        return self._score_of(state, self._look_up(self.lm, self._symbols.write(columns)), len(columns))
 
     @staticmethod
     def _look_up(lm: LanguageModel, word: str) -> int | None:
         found = (lm.id_of(spelling) for spelling in (word, word.lower(), word.upper()))
         return next((index for index in found if index is not None), None)
 
-    def _score(self, state: int, word: int | None) -> tuple[float, int]:
+    def _score_of(self, state: int, word: int | None, length: int) -> tuple[float, int]:
         """word: None for one that is not known."""
+        penalty = self._penalty(length) if word is None else 0.0
         if self.lm is None:
-            return (self._penalty if word is None else 0.0), state
-        index = -1 if word is None else word
-        found = self._cache.get((state, index))
+            return penalty, state
+        key = state, self.lm.unknown if word is None else word
+        found = self._scores.get(key)
         if found is None:
-            log10_prob, after = self.lm.score(state, self.lm.unknown if word is None else word)
-            penalty = self._penalty if word is None else 0.0
-            found = self._cache[state, index] = self._scale * log10_prob + self._bonus + penalty, after
-        return found
+            log10_prob, after = self.lm.score(*key)
+            found = self._scores[key] = self._scale * log10_prob + self._bonus, after
+        return found[0] + penalty, found[1]
+
+    def _penalty(self, length: int) -> float:
+        """Of an unknown word."""
+        offset = self.weights.unk_score_offset * max(1.0, length / USUAL_LENGTH)
+        return self._scale * offset if math.isfinite(offset) else offset  # never 0 times infinity
 
     def end(self, state: int) -> float:
         """Score of ending the sentence."""

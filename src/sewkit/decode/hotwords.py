@@ -35,6 +35,7 @@ class Hotwords:
 
     start: the state of an empty hypothesis. following: (N, C) the state after each symbol. bonus: (N,) what has been
     earned on arriving in a state. promise: (N,) the share of a weight that a state gets ahead of the full hotword.
+    most: of both together, the largest.
     """
 
     def __init__(self, weights: Mapping[str, float] | Iterable[str], symbols: Symbols):
@@ -51,6 +52,7 @@ class Hotwords:
         self._link(len(symbols))
         # A hypothesis begins as if a gap had gone before: hotwords are whole words.
         self.start = int(self.following[0, GAP])
+        self.most = float((self.bonus + self.promise).max())
 
     def __len__(self) -> int:
         return len(self._children)

@@ -1,6 +1,6 @@
 """Known words as a trie of letters: which hypotheses can still become words, and how good ones.
 
-Built level by level in numpy. While the search runs, only the nodes that it visits get a dense row of children.
+Built level by level in numpy.
 """
 
 from __future__ import annotations
@@ -38,9 +38,6 @@ class Lexicon:
         self._keys = np.concatenate([np.zeros(0, np.int64), *levels])  # of node n at n - 1; they rise
         self._mark_words(at, lengths, scores, size)
         self._spread_best([len(keys) for keys in levels])
-        self._rows = np.zeros((64, num_columns), np.int32)
-        self._row_of: dict[int, int] = {}
-        self.outside_row, self.root_row = self.row(OUTSIDE), self.row(ROOT)
 
     def _mark_words(self, ends: np.ndarray, lengths: np.ndarray, scores: np.ndarray, size: int) -> None:
         self.word = np.full(size, -1, np.int64)
@@ -57,24 +54,8 @@ class Lexicon:
             np.maximum.at(self.best, self._keys[end - size - 1 : end - 1] // self.num_columns, self.best[children])
             end -= size
 
-    @property
-    def rows(self) -> np.ndarray:
-        """(R, C) children of the nodes visited so far, `OUTSIDE` where there is none."""
-        return self._rows
-
-    def row(self, node: int) -> int:
-        """The row that holds a node's children."""
-        found = self._row_of.get(node)
-        if found is None:
-            found = self._row_of[node] = len(self._row_of)
-            if found == len(self._rows):
-                self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-            self._rows[found] = self._children(node)
-        return found
-
-    def _children(self, node: int) -> np.ndarray:
-        row = np.full(self.num_columns, OUTSIDE, np.int32)
-        if node != OUTSIDE:
-            low, high = np.searchsorted(self._keys, [node * self.num_columns, (node + 1) * self.num_columns])
-            row[self._keys[low:high] - node * self.num_columns] = np.arange(low + 1, high + 1)
-        return row
+    def child(self, node: int, column: int) -> int:
+        """The node of one letter more, `OUTSIDE` where no word goes on with it."""
+        key = node * self.num_columns + column
+        place = int(np.searchsorted(self._keys, key)) if node != OUTSIDE else len(self._keys)
+        return place + 1 if place < len(self._keys) and self._keys[place] == key else OUTSIDE

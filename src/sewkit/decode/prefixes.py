@@ -1,71 +1,82 @@
-"""The prefixes of a search as a tree: a prefix is its parent and one symbol more. Equal prefixes have equal numbers."""
+"""The prefixes of a search as a tree: a prefix is its parent and one symbol more, so equal prefixes are one object."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
-import numpy as np
-
-ROOT_PREFIX = 0
-_NOWHERE = -1
+from sewkit.decode.fusion import History, Spelling
+from sewkit.decode.symbols import GAP
 
 
-class PrefixTree:
-    """Prefixes by number; the root is the empty one."""
+class Prefix:
+    """Letters and gaps, without blanks or repeats. The first gap is the root: nothing was said before it.
 
-    def __init__(self, num_columns: int):
-        self._num_columns = num_columns
-        self._children: dict[int, int] = {}
-        self._columns: list[int] = [_NOWHERE]
-        self._parents = np.full(1024, _NOWHERE)
-        # Scratch: place in the beam of each prefix; the last entry, which -1 reads, stands for no prefix.
-        self._places = np.full(1025, _NOWHERE)
+    column: the last symbol. history: the complete words. spelling: the word begun. ratio: what both are worth in
+    proportion to what the parent's are. silent, voiced: probability of all alignments that end in silence, and in the
+    last symbol, weighted with what the words are worth. alive: whether the search still follows it. children: by their
+    last symbol those that are alive or have children. complete: what the next gap will make of history and spelling,
+    and the ratio then; None until asked for.
+    """
 
-    def __len__(self) -> int:
-        return len(self._columns)
+    __slots__ = (
+        "alive",
+        "children",
+        "column",
+        "complete",
+        "history",
+        "parent",
+        "ratio",
+        "silent",
+        "spelling",
+        "voiced",
+    )
 
-    def child(self, parent: int, column: int) -> int:
-        """The number of `parent` with one symbol more; given on sight."""
-        key = parent * self._num_columns + column
-        found = self._children.get(key)
-        if found is None:
-            found = self._children[key] = len(self._columns)
-            self._columns.append(column)
-            if found == len(self._parents):
-                self._parents = np.concatenate([self._parents, np.full_like(self._parents, _NOWHERE)])
-                self._places = np.full(2 * found + 1, _NOWHERE)
-            self._parents[found] = parent
-        return found
+    def __init__(
+        self, parent: Prefix | None, column: int, history: History, spelling: Spelling, ratio: float, voiced: float
+    ):
+        self.parent, self.column, self.history, self.spelling, self.ratio = parent, column, history, spelling, ratio
+        self.silent, self.voiced = 0.0, voiced
+        self.alive = True
+        self.children: dict[int, Prefix] = {}
+        self.complete: tuple[History, Spelling, float] | None = None
 
-    def places_of_parents(self, prefixes: np.ndarray) -> np.ndarray:
-        """(B,) prefixes -> (B,) where the parent of each stands among them, -1 where it does not."""
-        self._places[prefixes] = np.arange(len(prefixes))
-        found = self._places[self._parents[prefixes]]
-        self._places[prefixes] = _NOWHERE
-        return found
+    def leave(self) -> None:
+        """Not followed any more: where nothing else needs it, nor what it grew from, they leave the tree."""
+        self.alive = False
+        prefix, parent = self, self.parent
+        while parent is not None and not (prefix.alive or prefix.children):
+            del parent.children[prefix.column]
+            prefix, parent = parent, parent.parent
 
-    def columns(self, prefix: int) -> list[int]:
-        """The symbols of a prefix, from the root's end on."""
-        found = []
-        while prefix != ROOT_PREFIX:
-            found.append(self._columns[prefix])
-            prefix = int(self._parents[prefix])
+    def lineage(self) -> Iterator[Prefix]:
+        """Itself, its parent, and so on, the root included."""
+        prefix: Prefix | None = self
+        while prefix is not None:
+            yield prefix
+            prefix = prefix.parent
+
+    def columns(self) -> list[int]:
+        """Its symbols, without the root's."""
+        return [prefix.column for prefix in self.lineage()][-2::-1]
+
+    def word(self) -> list[int]:
+        """Its symbols after the last gap."""
+        found, prefix = [], self
+        while prefix.column != GAP:
+            found.append(prefix.column)
+            assert prefix.parent is not None
+            prefix = prefix.parent
         return found[::-1]
 
-    def columns_since(self, prefix: int, column: int) -> list[int]:
-        """The symbols of a prefix after the last one that is `column`."""
-        found: list[int] = []
-        while prefix != ROOT_PREFIX and self._columns[prefix] != column:
-            found.append(self._columns[prefix])
-            prefix = int(self._parents[prefix])
-        return found[::-1]
+    @property
+    def acoustic(self) -> float:
+        """Weighted probability of all its alignments."""
+        return self.silent + self.voiced
 
-    def rerooted(self, prefixes: Iterable[int], depth: int) -> tuple[PrefixTree, list[int]]:
-        """A tree that holds these prefixes without their first `depth` symbols, which they share; and their numbers."""
-        tree, numbers = PrefixTree(self._num_columns), []
-        for prefix in prefixes:
-            node = ROOT_PREFIX
-            for column in self.columns(prefix)[depth:]:
-                node = tree.child(node, column)
-            numbers.append(node)
-        return tree, numbers
+
+def last_shared_gap(prefixes: list[Prefix]) -> Prefix:
+    """The longest prefix of whole words that all of them begin with."""
+    shared = set(prefixes[0].lineage())
+    for prefix in prefixes[1:]:
+        shared.intersection_update(prefix.lineage())
+    return next(prefix for prefix in prefixes[0].lineage() if prefix in shared and prefix.column == GAP)

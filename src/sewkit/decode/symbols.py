@@ -19,6 +19,7 @@ class Symbols:
     """The columns of (T, C) log probabilities: silence, gap, then one a letter.
 
     label_ids: (C,) the alphabet's id that stands for each column; -1 for the gap of an alphabet without one.
+    texts: what each column writes.
     """
 
     def __init__(self, alphabet: Alphabet):
@@ -29,6 +30,7 @@ class Symbols:
         self._letters = [index for index in written if index not in self._gaps]
         gap = self._gaps[0] if self._gaps else -1
         self.label_ids = np.array([alphabet.blank, gap, *self._letters], np.int32)
+        self.texts = ["", " ", *(alphabet.tokens[index] for index in self._letters)]
         self._column = {index: place for place, index in enumerate(self._letters, start=GAP + 1)}
 
     def __len__(self) -> int:
@@ -57,9 +59,7 @@ class Symbols:
 
     def write(self, columns: list[int]) -> str:
         """Letters and gaps -> text with single spaces between words."""
-        tokens = self.alphabet.tokens
-        pieces = [" " if column == GAP else tokens[self.label_ids[column]] for column in columns]
-        return " ".join("".join(pieces).split())
+        return " ".join("".join([self.texts[column] for column in columns]).split())
 
 
 def is_gap(token: str, alphabet: Alphabet) -> bool:

@@ -23,6 +23,8 @@ WIDEST_WINDOW = 32_768
 """Labels followed at last; a text of no more is always aligned."""
 BLOCKS_PER_WINDOW = 8
 """A block has this many times fewer frames than the window has labels, so that a path stays within a window's half."""
+BLOCK_CELLS = WINDOW * WINDOW // BLOCKS_PER_WINDOW
+"""So many has a block where the window holds all labels: a sentence is one block."""
 
 
 class LostPathError(Exception):
@@ -85,12 +87,11 @@ class _Checkpoint(NamedTuple):
 
 
 def _follow(trellis: _Trellis, window: int) -> np.ndarray:
-    block = max(window // BLOCKS_PER_WINDOW, 16)
-    checkpoints, last = _forward(trellis, window, block)
-    cell, is_label = _final_state(last, len(trellis.labels) - 1)
-    path = np.full(len(trellis.scores), -1, np.int32)
-    end = len(trellis.scores)
-    for checkpoint in reversed(checkpoints):
+    num_frames, last = len(trellis.scores), len(trellis.labels) - 1
+    block = BLOCK_CELLS // window if window > last else max(window // BLOCKS_PER_WINDOW, 16)
+    path = np.full(num_frames, -1, np.int32)
+    end, cell, is_label = num_frames, last, None
+    for checkpoint in reversed(_forward(trellis, window, block)):
         if not checkpoint.first <= cell < checkpoint.first + window:
             raise LostPathError(end)  # came from ahead of the window
         cell, is_label = _trace_block(trellis, checkpoint, end, cell, is_label, path)
@@ -98,27 +99,17 @@ def _follow(trellis: _Trellis, window: int) -> np.ndarray:
     return path
 
 
-def _final_state(last: _Checkpoint, end: int) -> tuple[int, bool]:
-    """(cell, is it a label) where the best path ends: on the last label or the blank after it."""
-    if end - last.first >= len(last.blanks):
-        raise LostPathError(last.frame)
-    after_blank, on_label = last.blanks[end - last.first], last.labels[end - last.first]
-    return (end - 1, True) if on_label > after_blank else (end, False)
-
-
-def _forward(trellis: _Trellis, window: int, block: int) -> tuple[list[_Checkpoint], _Checkpoint]:
-    """Scores before each block, and after the last one."""
+def _forward(trellis: _Trellis, window: int, block: int) -> list[_Checkpoint]:
+    """Scores before each block."""
     labels = np.full(1 + window, -np.inf)
     blanks = np.full(window, -np.inf)
     blanks[0] = 0.0
-    now, ahead = _Checkpoint(0, 0, labels, blanks), -np.inf
-    checkpoints = []
-    for start in range(0, len(trellis.scores), block):
-        checkpoints.append(now)
-        end = min(start + block, len(trellis.scores))
-        labels, blanks, ahead = _advance(trellis, now, end, ahead)
-        now = _recentred(_Checkpoint(end, now.first, labels, blanks), len(trellis.labels), ahead)
-    return checkpoints, now
+    checkpoints, ahead = [_Checkpoint(0, 0, labels, blanks)], -np.inf
+    for end in range(block, len(trellis.scores), block):
+        labels, blanks, ahead = _advance(trellis, checkpoints[-1], end, ahead)
+        now = _Checkpoint(end, checkpoints[-1].first, labels, blanks)
+        checkpoints.append(_recentred(now, len(trellis.labels), ahead))
+    return checkpoints
 
 
 def _advance(trellis: _Trellis, at: _Checkpoint, end: int, ahead: float) -> tuple[np.ndarray, np.ndarray, float]:
@@ -156,19 +147,23 @@ def _recentred(at: _Checkpoint, num_cells: int, ahead: float) -> _Checkpoint:
 
 
 def _trace_block(
-    trellis: _Trellis, at: _Checkpoint, end: int, cell: int, is_label: bool, path: np.ndarray
+    trellis: _Trellis, at: _Checkpoint, end: int, cell: int, is_label: bool | None, path: np.ndarray
 ) -> tuple[int, bool]:
     """Write the path of the frames from `at` to `end`, which it leaves in a cell, into `path`; gives the cell before.
 
+    is_label: whether it leaves on the cell's label; None at the end of all: in the last blank or on the label before.
     A path moves on by at most one cell a frame: nothing further back can matter, nor what comes after.
     """
-    first = max(at.first, cell - (end - at.frame))
+    first = max(at.first, cell - (end - at.frame) - (is_label is None))
     near = slice(first - at.first, cell - at.first + 1)
     labels = at.labels[near.start : near.stop + 1].copy()
     blanks = at.blanks[near].copy()
     if first > at.first:
         labels[0] = -np.inf  # not its score in later frames; it cannot reach the end in time anyway
-    steps = _back_pointers(trellis, slice(at.frame, end), slice(first, cell + 1), labels, blanks)
+    steps, blanks = _back_pointers(trellis, slice(at.frame, end), slice(first, cell + 1), labels, blanks)
+    if is_label is None:
+        is_label = bool(labels[-2] > blanks[-1])
+        cell -= is_label
     for frame in range(end - 1, at.frame - 1, -1):
         place = cell - first
         if is_label:
@@ -189,8 +184,13 @@ class _Steps(NamedTuple):
     from_blank: np.ndarray  # a label from its own blank
 
 
-def _back_pointers(trellis: _Trellis, frames: slice, cells: slice, labels: np.ndarray, blanks: np.ndarray) -> _Steps:
-    """Scores (1 + cells,) and (cells,) before the frames -> back-pointers; the scores are overwritten."""
+def _back_pointers(
+    trellis: _Trellis, frames: slice, cells: slice, labels: np.ndarray, blanks: np.ndarray
+) -> tuple[_Steps, np.ndarray]:
+    """Scores (1 + cells,) and (cells,) before the frames -> back-pointers, and the blanks' scores after the frames.
+
+    The labels' scores after them take the place of those before; those of the blanks are overwritten.
+    """
     ids, skips = trellis.labels[cells], trellis.skips[cells]
     shape = (frames.stop - frames.start, len(blanks))
     steps = _Steps((np.empty(shape, bool), np.empty(shape, bool)), np.empty(shape, bool))
@@ -208,4 +208,4 @@ def _back_pointers(trellis: _Trellis, frames: slice, cells: slice, labels: np.nd
         here += scores.take(ids, out=emitted, mode="clip")
         new_blanks += scores[trellis.blank]
         blanks, new_blanks = new_blanks, blanks
-    return steps
+    return steps, blanks
