@@ -1,10 +1,14 @@
 """Two passes: what is heard again, how it joins what was heard first, and what both ends of the threshold give."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import sewkit
-from sewkit.checkpoint import LoadedModel
+from sewkit.checkpoint import LoadedModel, save_model
+from sewkit.cli.main import app
 from sewkit.compute import Compute, Refinement
 from sewkit.errors import UserError
 from sewkit.recognizer import Recognizer
@@ -150,3 +154,16 @@ def test_what_cannot_be_refined_is_one_clear_error(asr: Recognizer, sounds) -> N
     plain = Recognizer(LoadedModel(fixed, Alphabet.english()), TorchRuntime(fixed, pick_device("cpu")), "plain")
     with pytest.raises(UserError, match="plain has one operating point, squeeze=2: leave out refine"):
         plain.transcribe(sounds[0], refine=True)
+
+
+def test_the_verb_refuses_to_refine_what_it_cannot(tmp_path: Path) -> None:
+    save_model(tmp_path, toy_model("stochastic-sew"), Alphabet.english())
+    clip = Path(__file__).parent / "clips"
+    for arguments, message in (
+        ([str(clip), "--refine"], "has no calibrated threshold for two passes: find it with sewkit sweep MODEL DATA"),
+        (["--live", "--refine"], "--refine hears recordings again; live sound is heard once"),
+        ([str(clip), "--refine", "--segment"], "has no calibrated threshold for two passes"),
+    ):
+        result = CliRunner().invoke(app, ["transcribe", *arguments, "-m", str(tmp_path)])
+        assert isinstance(result.exception, UserError)
+        assert message in str(result.exception)
