@@ -2,8 +2,9 @@
 
 The cost of a second of sound is the time of a worker: reading and decoding, which is the same at all points, and the
 model. Of points that ran it is measured; of others it is what the model's curve (or its MACs) says relative to those
-that did. Lots are run at the best point at which all the sound that is left would be done in time. As points are few,
-that alternates between two neighbours, and what a cheap point saves is spent on a dear one before the end.
+that did. Lots are run at the best point at which all the sound that is left would be done in time, and in between, as
+often as there is time for it, at the next better one: from the start to the end of the archive alike, so that no part
+of it is heard worse than another, and what was not foreseen can be made good until the last lots.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sewkit.recognizer import Recognizer
 
 MARGIN = 0.02
-"""Of the time left that is kept back: lots under way do not end at the same moment."""
+"""Of all time that is kept back: lots under way do not end at the same moment, and a summary is written."""
 MEMORY = 0.9
 """Weight of what was measured before in each new lot's figure."""
 
@@ -81,8 +82,12 @@ class Controller:
 
     points: Sequence[Candidate]
     num_workers: int
+    reserve: float = 0.0
+    """Seconds to be left at the end."""
     _models: dict[str, _Measured] = field(default_factory=dict)
     _decoding: _Measured = field(default_factory=_Measured)
+    _credit: float = 0.0
+    """Lots that the point above the best has not had yet; a whole one is due."""
 
     def observe(self, point: str, model_seconds: float, other_seconds: float, audio_seconds: float) -> None:
         """A lot is done: seconds that a worker spent in the model, and beside it."""
@@ -95,19 +100,29 @@ class Controller:
         return None if model is None or other is None else (model + other) / self.num_workers
 
     def choose(self, audio_left: float, time_left: float) -> Compute:
-        """The best point for the next lot. The cheapest while nothing is measured, or if none is in time.
+        """The point of the next lot; the cheapest while nothing is measured, or if none is in time.
 
-        The point above the best is tried once, as what is only expected of it may keep it from ever being chosen.
+        The point above the best that is in time is tried once, as what is only expected of it may be wrong.
         """
         costs = [self.cost(one) for one in self.points]
-        time_left *= 1 - MARGIN
+        time_left -= self.reserve
         in_time = [index for index, cost in enumerate(costs) if cost is not None and audio_left * cost <= time_left]
         if not in_time:
             return self.points[0].compute
         best = in_time[-1]
-        above = self.points[min(best + 1, len(self.points) - 1)]
-        is_known = self._rate(self.points[best]) is not None
-        return (above if is_known and self._rate(above) is None else self.points[best]).compute
+        if best == len(self.points) - 1:
+            return self.points[best].compute
+        above, cost, cost_above = self.points[best + 1], costs[best], costs[best + 1]
+        if self._rate(self.points[best]) is None:
+            return self.points[best].compute
+        if self._rate(above) is None:
+            return above.compute
+        assert cost is not None and cost_above is not None
+        self._credit += (time_left - audio_left * cost) / (audio_left * (cost_above - cost))
+        if self._credit < 1:
+            return self.points[best].compute
+        self._credit -= 1
+        return above.compute
 
     def _model_cost(self, candidate: Candidate) -> float | None:
         own = self._rate(candidate)

@@ -12,7 +12,7 @@ from typing import Any
 from sewkit.bench.calibration import model_hash
 from sewkit.bulk import refine, summary
 from sewkit.bulk.budget import Budget, left
-from sewkit.bulk.controller import Candidate, Controller, candidate, candidates
+from sewkit.bulk.controller import MARGIN, Candidate, Controller, candidate, candidates
 from sewkit.bulk.listing import SHARD_RECORDINGS, Entry, Recordings, Shard, cut_into_shards, find_recordings
 from sewkit.bulk.local import Engine, InlineEngine, LocalEngine
 from sewkit.bulk.rows import Row, check_format
@@ -160,7 +160,8 @@ class Job:
         try:
             self._num_machines = engine.num_machines
             self._deadline = self.options.budget.deadline(self._spent_hours(), engine.num_machines)
-            self._controller = Controller(self._points, engine.num_workers)
+            reserve = MARGIN * (self._deadline - self.tally.began) if self._deadline else 0.0
+            self._controller = Controller(self._points, engine.num_workers, reserve)
             self._first_pass(engine)
             if self.options.refine:
                 self._refine(engine)
