@@ -44,7 +44,6 @@ CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 10.0, 240.0
 """Sound that shares a batch unless the caller says: a CPU gains nothing from long clips side by side, a GPU does."""
 MAX_WORKERS = 8
 """Batches that run side by side unless the caller says; each holds its activations."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load(
@@ -59,26 +58,23 @@ def load(
 ) -> Recognizer:
     """A model ready to use.
 
-    source: hub id, folder in transformers' layout, original `.pt` file, or a bundled model's name (the default one
-    works offline). device: "cpu", "cuda", "cuda:1", "mps"; None takes a GPU where there is one. dtype: "float32",
-    "bfloat16" or "float16". runtime: "auto" or "torch". threads: CPU threads for this process. architecture: for
-    original fine-tuned files that lack theirs, a name in `sewkit.PUBLISHED` or a file. lm: an n-gram language model of
-    words, an ARPA file or a KenLM binary; None takes the one in the model's folder, if there is one.
+    source: hub id, folder in transformers' layout or of `sewkit export`, original `.pt` file, or a bundled model's
+    name (the default one works offline). device: "cpu", "cuda", "cuda:1", "mps"; None takes a GPU where there is
+    one. dtype: "float32", "bfloat16" or "float16". runtime: "auto", "torch", "openvino" or "onnx", see
+    `make_runtime`. threads: CPU threads for this process. architecture: for original fine-tuned files that lack
+    theirs, a name in `sewkit.PUBLISHED` or a file. lm: an n-gram language model of words, an ARPA file or a KenLM
+    binary; None takes the one in the model's folder, if there is one.
 
     Raises UserError (a ValueError) if the model can't be found, read or run here.
     """
-    from sewkit.runtime.pytorch import TorchRuntime, pick_device
+    from sewkit.runtime.export import make_runtime
 
-    if runtime not in ("auto", "torch"):
-        raise UserError(f"runtime {runtime!r} is not known; expected auto or torch")
-    if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r} is not known; expected one of {', '.join(DTYPES)}")
     if threads is not None:
         torch.set_num_threads(threads)
-    where = pick_device(device)
-    loaded = load_model(source, architecture)
-    batch_seconds = CPU_BATCH_SECONDS if where.type == "cpu" else GPU_BATCH_SECONDS
-    asr = Recognizer(loaded, TorchRuntime(loaded.model, where, DTYPES[dtype]), str(source), batch_seconds)
+    loaded = load_model(source, architecture, exported=True)
+    run = make_runtime(loaded, runtime, device, dtype)
+    batch_seconds = CPU_BATCH_SECONDS if run.device.type == "cpu" else GPU_BATCH_SECONDS
+    asr = Recognizer(loaded, run, str(source), batch_seconds)
     if lm is not None:
         asr.decoder = asr.beam_search(lm)
     elif loaded.alphabet is not None and (stored := find_lm(source)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sewkit.checkpoint.exported import Exported
 from sewkit.compute import Compute, operating_points, resolve
 from sewkit.curve import Curve
 from sewkit.model import SpeechModel
@@ -14,11 +15,12 @@ from sewkit.text import Alphabet
 class LoadedModel:
     """A model with what its outputs mean.
 
-    model: in evaluation mode, float32, on the CPU.
+    model: in evaluation mode, float32, on the CPU; of an exported model only its shape, on the device "meta".
     alphabet: the tokens of a CTC head; None without such a head, and where no file says them.
     labels: the classes of a classification head by id; None without one.
     label_column: the manifest column that the labels were taken from, such as "speaker"; None where no file says it.
     curve: what `sewkit sweep` measured of the model; None where nothing is stored with it.
+    exported: what runs in place of `model`, where it was read from an exported folder.
     """
 
     model: SpeechModel
@@ -26,6 +28,7 @@ class LoadedModel:
     labels: tuple[str, ...] | None = None
     label_column: str | None = None
     curve: Curve | None = None
+    exported: Exported | None = None
 
     @property
     def compute_options(self) -> tuple[Compute, ...]:

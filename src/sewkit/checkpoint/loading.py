@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sewkit.checkpoint import fairseq, hub, huggingface, tokenizer
 from sewkit.checkpoint.errors import CheckpointError, blaming
+from sewkit.checkpoint.exported import exported_only, read_exported
 from sewkit.checkpoint.huggingface import FORMAT_VERSION
 from sewkit.checkpoint.keymap import fill_model
 from sewkit.checkpoint.loaded import LoadedModel
@@ -23,7 +24,7 @@ from sewkit.checkpoint.unpickle import load_torch_file
 from sewkit.compute import Compute
 from sewkit.config import ModelConfig
 from sewkit.curve import read_curve
-from sewkit.model import SpeechModel
+from sewkit.model import SpeechModel, build_model
 from sewkit.model.stochastic import specialise
 
 BUNDLED = Path(__file__).parent.parent / "models"
@@ -34,16 +35,26 @@ def bundled_models() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in BUNDLED.glob("*/config.json")))
 
 
-def load_model(source: str | os.PathLike[str], architecture: str | os.PathLike[str] | None = None) -> LoadedModel:
+def load_model(
+    source: str | os.PathLike[str], architecture: str | os.PathLike[str] | None = None, *, exported: bool = False
+) -> LoadedModel:
     """Read a model.
 
     source: a hub id such as "asapp/sew-tiny-100k-ft-ls100h", a folder that transformers or `save_model` wrote, an
         original .pt file of fairseq or SEW, or the name of a bundled model. What exists on disk wins.
     architecture: for a fine-tuned .pt file, which often lacks it: a name in `PUBLISHED`, a .json or .yaml file of
         ModelConfig fields, or the pre-training .pt file of the same model.
+    exported: whether a folder of `sewkit export` will do, of which only the shape of the model is read.
 
     Raises CheckpointError, one line with file, problem and remedy.
     """
+    loaded = _load(source, architecture)
+    if loaded.exported is not None and not exported:
+        raise exported_only(loaded.exported)
+    return loaded
+
+
+def _load(source: str | os.PathLike[str], architecture: str | os.PathLike[str] | None) -> LoadedModel:
     name, path = os.fspath(source), Path(source).expanduser()
     if path.is_file() and path.suffix in (".json", ".safetensors"):
         raise CheckpointError(f"{name}: one file of a model's folder; give the folder, {path.parent}")
@@ -75,6 +86,8 @@ def load_folder(folder: Path) -> LoadedModel:
         raise CheckpointError(f"{folder}: no config.json; a model's folder holds config.json and model.safetensors")
     raw = tokenizer.read_json(config_file)
     facts = _our_facts(raw, config_file)
+    if "export" in facts:
+        return _exported_folder(folder, raw, facts)
     weights_file, tensors = read_weights(folder)
     if raw.get("model_type") == "sewkit":
         with blaming(config_file):
@@ -83,6 +96,15 @@ def load_folder(folder: Path) -> LoadedModel:
     else:
         model = _from_transformers(folder, raw, facts, tensors, weights_file)
     return replace(_with_meaning(folder, raw, facts, model), curve=read_curve(folder, model.config))
+
+
+def _exported_folder(folder: Path, raw: Mapping[str, Any], facts: Mapping[str, Any]) -> LoadedModel:
+    with blaming(folder / "config.json"):
+        config = huggingface.validated(facts["config"], folder / "config.json")
+    with torch.device("meta"):
+        model = build_model(config).eval()
+    exported = read_exported(folder, facts["export"], config)
+    return replace(_with_meaning(folder, raw, facts, model), curve=read_curve(folder, config), exported=exported)
 
 
 def _our_facts(raw: Mapping[str, Any], config_file: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sewkit.checkpoint import huggingface, tokenizer
 from sewkit.checkpoint.errors import CheckpointError
+from sewkit.checkpoint.exported import exported_only
 from sewkit.checkpoint.huggingface import FORMAT_VERSION
 from sewkit.checkpoint.loaded import LoadedModel
 from sewkit.config import ModelConfig
@@ -56,6 +57,8 @@ def save_loaded(folder: str | os.PathLike[str], loaded: LoadedModel, *, dtype: t
     Raises CheckpointError where alphabet or labels do not fit the head, or the folder cannot be written.
     """
     folder = Path(folder).expanduser().absolute()
+    if loaded.exported is not None:
+        raise exported_only(loaded.exported)
     _check_meaning(loaded)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: is a file; give the name of a folder")
@@ -89,28 +92,42 @@ def _check_meaning(loaded: LoadedModel) -> None:
 def _write(draft: Path, loaded: LoadedModel, dtype: torch.dtype) -> None:
     config = loaded.model.config
     tensors: dict[str, Tensor] = {key: value.detach() for key, value in loaded.model.state_dict().items()}
-    raw = huggingface.write_config(config, loaded.alphabet, loaded.labels, dtype)
     if huggingface.unknown_to_transformers(config) is None:
+        raw = huggingface.write_config(config, loaded.alphabet, loaded.labels, dtype)
         tensors = huggingface.write_tensors(tensors, config)
         facts = _facts(config)
+        if loaded.label_column is not None:
+            facts["label_column"] = loaded.label_column
+        raw["sewkit"] = facts
     else:
-        meaning: dict[str, Any] = {key: raw[key] for key in ("pad_token_id", "id2label", "label2id") if key in raw}
-        facts = {"format_version": FORMAT_VERSION, "config": config.model_dump(mode="json")}
-        raw = {"model_type": "sewkit", **meaning}
-    if loaded.label_column is not None:
-        facts["label_column"] = loaded.label_column
-    raw["sewkit"] = facts
+        raw = own_config(loaded)
     stored = {key: value.to("cpu", dtype).contiguous() for key, value in tensors.items()}
     # Older versions of transformers refuse a file that does not say "pt".
     save_file(stored, draft / "model.safetensors", metadata={"format": "pt"})
-    tokenizer.write_json(draft / "config.json", raw)
+    write_meaning(draft, loaded, raw)
     # save_file makes files that only their owner may read.
     shutil.copymode(draft / "config.json", draft / "model.safetensors")
-    tokenizer.write_preprocessor(draft, config)
+
+
+def own_config(loaded: LoadedModel) -> dict[str, Any]:
+    """config.json of a model that transformers has no class for."""
+    config = loaded.model.config
+    raw = huggingface.write_config(config, loaded.alphabet, loaded.labels, torch.float32)
+    meaning: dict[str, Any] = {key: raw[key] for key in ("pad_token_id", "id2label", "label2id") if key in raw}
+    facts: dict[str, Any] = {"format_version": FORMAT_VERSION, "config": config.model_dump(mode="json")}
+    if loaded.label_column is not None:
+        facts["label_column"] = loaded.label_column
+    return {"model_type": "sewkit", **meaning, "sewkit": facts}
+
+
+def write_meaning(folder: Path, loaded: LoadedModel, raw: dict[str, Any]) -> None:
+    """All files of a model's folder but the weights; `raw` is its config.json."""
+    tokenizer.write_json(folder / "config.json", raw)
+    tokenizer.write_preprocessor(folder, loaded.model.config)
     if loaded.curve is not None:
-        loaded.curve.write(draft)
+        loaded.curve.write(folder)
     if loaded.alphabet is not None:
-        tokenizer.write_alphabet(draft, loaded.alphabet)
+        tokenizer.write_alphabet(folder, loaded.alphabet)
 
 
 def _facts(config: ModelConfig) -> dict[str, Any]:

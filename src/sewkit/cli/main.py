@@ -16,6 +16,7 @@ from sewkit.cli.convert import convert
 from sewkit.cli.data import data
 from sewkit.cli.doctor import doctor
 from sewkit.cli.evaluate import evaluate
+from sewkit.cli.export import export
 from sewkit.cli.finetune import finetune
 from sewkit.cli.info import info
 from sewkit.cli.lm import lm
@@ -54,7 +55,7 @@ def _options(
 
 PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "From sound": (transcribe, align, classify, bulk, serve),
-    "Models": (info, convert, doctor),
+    "Models": (info, convert, export, doctor),
     "Training": (data, pretrain, finetune, matrix, lm),
     "Measuring": (evaluate, compare, sweep, plan, bench),
 }
