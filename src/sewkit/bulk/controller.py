@@ -94,35 +94,33 @@ class Controller:
         self._models.setdefault(point, _Measured()).add(model_seconds, audio_seconds)
         self._decoding.add(other_seconds, audio_seconds)
 
-    def cost(self, candidate: Candidate) -> float | None:
-        """Seconds of the job for a second of sound; None while nothing is measured."""
+    def cost(self, candidate: Candidate) -> float:
+        """Seconds of the job for a second of sound; infinite while nothing is measured."""
         model, other = self._model_cost(candidate), self._decoding.rate
-        return None if model is None or other is None else (model + other) / self.num_workers
+        return math.inf if model is None or other is None else (model + other) / self.num_workers
 
     def choose(self, audio_left: float, time_left: float) -> Compute:
         """The point of the next lot; the cheapest while nothing is measured, or if none is in time.
 
         The point above the best that is in time is tried once, as what is only expected of it may be wrong.
         """
-        costs = [self.cost(one) for one in self.points]
         time_left -= self.reserve
-        in_time = [index for index, cost in enumerate(costs) if cost is not None and audio_left * cost <= time_left]
-        if not in_time:
-            return self.points[0].compute
-        best = in_time[-1]
-        if best == len(self.points) - 1:
-            return self.points[best].compute
-        above, cost, cost_above = self.points[best + 1], costs[best], costs[best + 1]
-        if self._rate(self.points[best]) is None:
-            return self.points[best].compute
-        if self._rate(above) is None:
-            return above.compute
-        assert cost is not None and cost_above is not None
-        self._credit += (time_left - audio_left * cost) / (audio_left * (cost_above - cost))
-        if self._credit < 1:
-            return self.points[best].compute
-        self._credit -= 1
-        return above.compute
+        costs = [self.cost(one) for one in self.points]
+        in_time = [index for index, cost in enumerate(costs) if audio_left * cost <= time_left]
+        best = in_time[-1] if in_time else 0
+        is_between = bool(in_time) and best + 1 < len(self.points) and self._rate(self.points[best]) is not None
+        if is_between and self._is_due(best + 1, audio_left * costs[best], audio_left * costs[best + 1], time_left):
+            return self.points[best + 1].compute
+        return self.points[best].compute
+
+    def _is_due(self, above: int, seconds: float, seconds_above: float, time_left: float) -> bool:
+        """Whether the next lot is run at a point at which all that is left would be too late."""
+        if self._rate(self.points[above]) is None:
+            return True
+        self._credit += (time_left - seconds) / (seconds_above - seconds)
+        is_due = self._credit >= 1
+        self._credit -= is_due
+        return is_due
 
     def _model_cost(self, candidate: Candidate) -> float | None:
         own = self._rate(candidate)

@@ -123,9 +123,9 @@ def first_pass_points(options: Options, asr: Recognizer) -> tuple[Candidate, ...
     return candidates(asr)[:1] if options.refine else candidates(asr)
 
 
-def _new_tally(recordings: Recordings) -> Tally:
+def _new_tally(recordings: Recordings, began: float) -> Tally:
     measure = Measure(recordings.entries)
-    return Tally(measure, sum(map(measure, recordings.entries)), len(recordings.entries))
+    return Tally(measure, sum(map(measure, recordings.entries)), len(recordings.entries), began)
 
 
 class Job:
@@ -142,7 +142,7 @@ class Job:
         self.folder = Folder(options.output)
         self.recordings: Recordings = find_recordings(options.input)
         self._entries = {entry.name: entry for entry in self.recordings.entries}
-        self.tally = _new_tally(self.recordings)
+        self.tally = _new_tally(self.recordings, options.budget.began)
         asr = options.model.load()
         self.identity = identity(options, asr)
         claim(self.folder, self.identity, options.force)
@@ -218,7 +218,7 @@ class Job:
         while True:
             time_left = left(self._deadline)
             cost = self._controller.cost(self._refined)
-            names = [] if cost is None else refine.next_wave(self._scores, time_left, total, cost)
+            names = refine.next_wave(self._scores, time_left, total, cost)
             if not names:
                 return
             self._run_wave(engine, list(refine.wave_shards(names, self._scores, self._entries)))
