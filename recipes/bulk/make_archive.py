@@ -19,6 +19,7 @@ KINDS = ("empty", "text", "truncated", "not a number")
 
 
 def main() -> None:
+    """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speech", type=Path, default=Path("data/speech"))
     parser.add_argument("--output", type=Path, required=True)
