@@ -48,7 +48,5 @@ def test_the_stages_of_the_training_loop_are_told_apart(toys):
     assert 0 < figures["outside_share"] < 1
 
 
-def test_bench_without_a_name_of_what_is_transcription():
-    whole = CliRunner().invoke(app, ["bench", "sew-tiny", "--help"]).output
-    assert "bench transcribe" in whole
+def test_help_says_what_is_timed():
     assert "optimiser step" in CliRunner().invoke(app, ["bench", "pretrain", "--help"]).output

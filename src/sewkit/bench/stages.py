@@ -42,7 +42,6 @@ STAGE_OF = {
     "head": floor.HEAD,
 }
 """The stage of each part of a `SpeechModel`."""
-PAUSE = 0.005
 
 
 def measure_stages(
@@ -68,7 +67,7 @@ def measure_stages(
         soundfile.write(path, synthetic_speech(shapes.num_samples), SAMPLE_RATE)
         calls: dict[str, Callable[[], object]] = {"": partial(_transcribe, asr, path, point, clock)}
         calls |= {f"{piece.stage}/{piece.name}/{way}": _inference(call) for piece, way, call in _ways(pieces)}
-        times = interleaved(calls, runs, PAUSE, on_call)
+        times = interleaved(calls, runs, on_call=on_call)
     laps = [lap for lap in clock.laps[1:] if lap]
     micros = [_micro_row(piece, times) for piece in pieces]
     return {
