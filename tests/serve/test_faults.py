@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
 import socket
-import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import soundfile
 from toy_server import CLIPS, EXAMPLES, Serve
+
+from soak import Soak, bad_uploads  # isort: skip, the folder is added by toy_server
 
 ADDRESS = "/v1/audio/transcriptions"
 SPOKEN = CLIPS / "seven_563aa4e6_nohash_1.opus"
@@ -44,36 +46,21 @@ def head(url: str, length: int, boundary: str = "xx") -> bytes:
     ).encode()
 
 
-def bad_uploads() -> dict[str, bytes]:
-    random = np.random.default_rng(0)
-    flac, opus = (EXAMPLES / "digits.flac").read_bytes(), SPOKEN.read_bytes()
-    form = struct.pack("<IHHIIHH", 16, 1, 65535, 48000, 2**32 - 1, 65535, 16)
-    claims = b"RIFF\xff\xff\xff\x7fWAVEfmt " + form + b"data" + struct.pack("<I", 2**31 - 2**17)
-    return {
-        "random bytes": random.bytes(5000),
-        "nothing": b"",
-        "text": b"<html>not found</html>",
-        "half a flac": flac[: len(flac) // 2],
-        "half an opus": opus[: len(opus) // 2],
-        "a flac's head and random bytes": flac[:200] + random.bytes(5000),
-        "a wav of huge claims": claims + bytes(100),
-        "mp4 of nothing": b"\x00\x00\x00\x18ftypmp42" + random.bytes(3000),
-        "matroska of nothing": b"\x1a\x45\xdf\xa3" + random.bytes(3000),
-        "id3 that goes on": b"ID3\x04\x00\x00\x7f\x7f\x7f\x7f" + bytes(500),
-        "a playlist": b"#EXTM3U\nfile:///etc/passwd\n",
-    }
+SPOKEN_IN_GOOD = (EXAMPLES / "digits.txt").read_text().strip()
+GOOD = (EXAMPLES / "digits.flac").read_bytes()
+BAD = bad_uploads(GOOD, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("kind", bad_uploads())
+@pytest.mark.parametrize("kind", BAD)
 def test_a_bad_upload_is_an_error_of_the_client(words_url, kind):
-    answer = post(words_url, bad_uploads()[kind])
+    answer = post(words_url, BAD[kind])
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "invalid_audio"
     expect_healthy(words_url)
 
 
 def test_no_message_names_a_path_of_the_server(words_url):
-    for data in bad_uploads().values():
+    for data in BAD.values():
         message = post(words_url, data).json()["error"]["message"]
         assert "/" not in message.replace("w/", ""), message
 
@@ -196,7 +183,7 @@ def test_a_slow_head_is_cut_off(serve: Serve, words):
 
 
 def test_a_slow_body_is_cut_off(serve: Serve, words):
-    url = serve(words, idle_seconds=0.3, upload_seconds=1.0)
+    url = serve(words, idle_seconds=0.3)
     with connect(url) as stalled, connect(url) as trickling:
         stalled.sendall(head(url, 1000) + b"--xx\r\n")
         trickling.sendall(head(url, 1000))
@@ -231,6 +218,25 @@ def test_clients_that_are_killed_leave_nothing_behind(serve: Serve, words, tmp_p
         time.sleep(0.05)
     assert not list(tmp_path.iterdir())
     assert not requests_on_their_way(url)
+
+
+def test_a_soak_in_short_form_leaves_the_server_well(words_url):
+    """Everything at once: bad uploads, killed and slow clients, and good requests that get their words."""
+    soak = Soak(words_url, GOOD, SPOKEN_IN_GOOD, time.monotonic() + 3, most_bad=40)
+
+    async def run():
+        async with httpx.AsyncClient(timeout=60) as http:
+            clients = [soak.send_bad(http, seed, pause=0.1) for seed in range(4)]
+            await asyncio.gather(
+                *clients, soak.send_good(http), soak.be_killed(1), soak.be_slow(True), soak.be_slow(False)
+            )
+
+    asyncio.run(run())
+    assert set(soak.bad) == {"400"}
+    assert soak.bad.total() >= 40
+    assert set(soak.good_answers) == {"right"}
+    assert soak.killed > 3
+    expect_healthy(words_url)
 
 
 def requests_on_their_way(url: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from sewkit.serve.server import PatientProtocol
 from sewkit.serve.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "recipes" / "serve"))  # what the recipes send, tests send in short form
 CLIPS, EXAMPLES = ROOT / "tests" / "clips", ROOT / "examples"
 Serve = Callable[..., str]
 """(recognizer, **settings) -> the address of a server that lasts as long as the test."""

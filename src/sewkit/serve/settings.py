@@ -44,6 +44,8 @@ class Settings(BaseModel):
     """For a client to send the head of a request."""
     idle_seconds: float = Field(20.0, gt=0)
     """Without a byte of an upload."""
+    upload_bytes_per_second: float = Field(4096.0, gt=0)
+    """Slower uploads are cut off, once they are `idle_seconds` behind: speech comes at about this rate when live."""
     upload_seconds: float = Field(900.0, gt=0)
     """For a whole upload."""
 

@@ -162,16 +162,19 @@ class Body:
                 num_bytes += len(await self._receive())
 
     async def _in_time(self) -> AsyncIterator[bytes]:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._settings.upload_seconds
+        loop, settings = asyncio.get_running_loop(), self._settings
+        begun, num_bytes = loop.time(), 0
         while not self._is_over:
-            patience = min(self._settings.idle_seconds, end - loop.time())
+            behind = loop.time() - begun - num_bytes / settings.upload_bytes_per_second
+            patience = settings.idle_seconds - max(behind, 0)
+            patience = min(patience, begun + settings.upload_seconds - loop.time())
             try:
                 data = await asyncio.wait_for(self._receive(), max(patience, 0))
             except (TimeoutError, asyncio.TimeoutError):
                 self._is_over = True  # nothing more is waited for
                 headers = {"connection": "close"}
                 raise ApiError(408, "the upload takes too long", code="upload_timeout", headers=headers) from None
+            num_bytes += len(data)
             yield data
 
     async def _receive(self) -> bytes:
