@@ -93,6 +93,7 @@ def facts(asr: Recognizer) -> dict[str, Any]:
         **{name: around[name] for name in ("cpu", "threads", "vector_instructions", "gpu", "torch")},
         "device": str(getattr(asr.runtime, "device", "cpu")),
         "dtype": str(getattr(asr.runtime, "dtype", "float32")),
+        "engine": type(getattr(asr.runtime, "engine", asr.runtime)).__name__,
         "greedy": isinstance(asr.decoder, GreedySearch),
         "model": model_hash(asr),
         "sewkit": __version__,
@@ -102,6 +103,9 @@ def facts(asr: Recognizer) -> dict[str, Any]:
 def model_hash(asr: Recognizer) -> str:
     """Hexadecimal digest of a model's shape and weights."""
     digest = hashlib.sha256(asr.config.model_dump_json().encode())
+    if asr.loaded.exported is not None:
+        digest.update(asr.loaded.exported.digest.encode())
+        return digest.hexdigest()
     for name, tensor in sorted(asr.loaded.model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

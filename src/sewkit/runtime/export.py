@@ -60,15 +60,15 @@ def make_runtime(loaded: LoadedModel, name: str, device: str | None, dtype: str)
         raise UserError(f"runtime {name} runs on the CPU, found device {device!r}; leave it out")
     config = loaded.model.config
     if exported is not None:
-        shown = dtype if exported.precision == "float32" else exported.precision
-        return ClipRuntime(config, exported.unheard, _reading(exported, dtype), shown)
+        dtype = dtype if exported.precision == "float32" else exported.precision
+        return ClipRuntime(config, exported.unheard, _reading(exported, dtype), dtype)
     return ClipRuntime(config, unheard_outputs(loaded.model), _converting(loaded.model, name, dtype), dtype)
 
 
 def _reading(exported: Exported, dtype: str) -> Engine:
     if exported.runtime == "openvino":
         return openvino.OpenVINOEngine(openvino.reader(exported.folder, exported.graphs), dtype)
-    return onnx.OnnxEngine(onnx.reader(exported.folder, exported.graphs), dtype)
+    return onnx.OnnxEngine(onnx.reader(exported.folder, exported.graphs), "float32" if dtype == "int8" else dtype)
 
 
 def _converting(model: SpeechModel, name: str, dtype: str) -> Engine:
