@@ -102,13 +102,13 @@ def test_s3_in_and_out_with_a_connection_cut_in_mid_transfer_gives_what_local_fo
     proxy = CuttingProxy(s3, after=10_000, cuts=2)
     through(proxy.port, monkeypatch)
     report = run(input="s3://calls/in", output="s3://calls/out")
-    proxy.close()
     assert proxy.cuts_left == 0
     assert not report["errors"]
     assert report["done"] == 12
     local, remote = rows_of(tmp_path / "out"), rows_of("s3://calls/out")
     assert remote == local
     assert run(input="s3://calls/in", output="s3://calls/out")["done_before"] == 12
+    proxy.close()
 
 
 def test_http_is_read_like_a_folder(run: Run, archive: Path, tmp_path: Path) -> None:
