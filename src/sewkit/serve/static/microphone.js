@@ -61,36 +61,42 @@ export function asPcm16(block) {
   return view.buffer;
 }
 
-/** Draws how loud it is, the newest at the right. */
+/** Draws how loud it is, the newest at the right; once a frame at most, however many blocks come. */
 export class LevelMeter {
   constructor(canvas) {
     this.canvas = canvas;
     this.levels = [];
+    this.frame = null;
   }
 
   show(block) {
     const mean = block.reduce((sum, sample) => sum + sample * sample, 0) / (block.length || 1);
     this.levels.push(Math.max(0, Math.min(1, 1 + Math.log10(Math.sqrt(mean) + 1e-6) / 2.5)));
+    this.frame ??= requestAnimationFrame(() => this.draw());
+  }
+
+  draw() {
+    this.frame = null;
     const { canvas } = this;
     const scale = window.devicePixelRatio || 1;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    [canvas.width, canvas.height] = [width * scale, height * scale];
+    if (canvas.width !== Math.round(width * scale)) [canvas.width, canvas.height] = [width * scale, height * scale];
     const pen = canvas.getContext("2d");
-    pen.scale(scale, scale);
+    pen.setTransform(scale, 0, 0, scale, 0, 0);
+    pen.clearRect(0, 0, width, height);
     pen.fillStyle = getComputedStyle(canvas).color;
     const step = 5;
     this.levels = this.levels.slice(-Math.ceil(width / step));
+    pen.beginPath();
     this.levels.forEach((level, index) => {
       const bar = Math.max(2, level * height);
-      const x = width - (this.levels.length - index) * step;
-      pen.beginPath();
-      pen.roundRect(x, (height - bar) / 2, 3, bar, 1.5);
-      pen.fill();
+      pen.roundRect(width - (this.levels.length - index) * step, (height - bar) / 2, 3, bar, 1.5);
     });
+    pen.fill();
   }
 
   clear() {
     this.levels = [];
-    this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
+    this.draw();
   }
 }
