@@ -12,7 +12,7 @@ from sewkit.cli.main import app
 from sewkit.compute import Compute, Refinement
 from sewkit.errors import UserError
 from sewkit.recognizer import Recognizer
-from sewkit.refine import Stretch, TwoPasses, doubt, stretches
+from sewkit.refine import Heard, Stretch, TwoPasses, doubt, stretches
 from sewkit.runtime.pytorch import TorchRuntime, pick_device
 from sewkit.segments import Segmentation
 from sewkit.testing import synthetic_speech, toy_model
@@ -71,12 +71,25 @@ def test_doubt_is_low_where_one_label_is_nearly_certain_and_spreads_over_half_a_
 
 
 def test_stretches_lie_on_the_grid_and_those_whose_margins_meet_are_one() -> None:
-    doubts = np.zeros(400)
-    doubts[[50, 120, 300]] = 0.5
-    assert stretches(doubts, 401, 0.5, unit=24, margin=24) == [Stretch(48, 144, 24, 168), Stretch(288, 312, 264, 336)]
-    assert stretches(doubts, 401, 0.5, unit=24, margin=0) == [Stretch(n, n + 24, n, n + 24) for n in (48, 120, 288)]
-    assert stretches(doubts, 401, 0.6, unit=24, margin=24) == []
-    assert stretches(doubts, 401, 0.0, unit=24, margin=0) == [Stretch(0, 401, 0, 401)]
+    doubts = np.zeros(480)
+    doubts[[100, 170, 340]] = 0.5
+    heard = Heard(doubts, np.arange(480), 481)
+    assert stretches(heard, 0.5, unit=24, margin=24) == [Stretch(96, 192, 72, 216), Stretch(336, 360, 312, 384)]
+    assert stretches(heard, 0.5, unit=24, margin=0) == [Stretch(n, n + 24, n, n + 24) for n in (96, 168, 336)]
+    assert stretches(heard, 0.6, unit=24, margin=24) == []
+    assert stretches(heard, 0.0, unit=24, margin=0) == [Stretch(0, 481, 0, 481)]
+
+
+def test_what_is_heard_again_begins_and_ends_in_pauses_of_one_to_two_margins() -> None:
+    doubts = np.zeros(2000)
+    doubts[1000] = 0.5
+    letters = np.setdiff1d(
+        np.arange(2000), [*range(888, 918), *range(1090, 1102), *range(1120, 1180), *range(700, 780)]
+    )
+    (stretch,) = stretches(Heard(doubts, letters, 2000), 0.5, unit=24, margin=72)
+    assert stretch == Stretch(984, 1008, 912, 1152)  # 888, alone, is the edge of a word; 720 and 1176 are too far
+    (stretch,) = stretches(Heard(doubts, np.arange(2000), 1050), 0.5, unit=24, margin=72)
+    assert stretch.last == 1050
 
 
 # ---- both ends ---------------------------------------------------------------------------------------------------
@@ -112,8 +125,7 @@ def test_every_frame_is_of_one_of_the_two_passes_and_those_in_doubt_of_the_secon
     sound = sounds[2]
     both = passes(runtime if split else WholeOnly(runtime), median_doubt(runtime, sound))
     (refined,), (first,) = both.logits([sound]), runtime.logits([sound], CHEAP)
-    doubts = doubt(first[: len(first) // 4 * 4])
-    again = stretches(doubts, len(first), both._threshold, 24, 48)
+    again = stretches(Heard.of(first, 4, SILENT), both._threshold, 24, 48)
     assert 0 < sum(one.end - one.start for one in again) < len(first)
     changed = (refined != first[: len(refined)]).any(1)
     inside = np.zeros(len(refined), bool)

@@ -10,6 +10,7 @@ gives what the second point gives; without any there is what the first gives.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,10 +37,35 @@ def doubt(logits: np.ndarray) -> np.ndarray:
     return np.maximum(sums[last] - sums[first], 0.0) / (last - first)
 
 
-def doubts_of(runtime: Runtime, waveform: np.ndarray, first: Compute) -> np.ndarray:
-    """Waveform (num_samples,) -> (T,) doubts of a first pass, of the frames that carry sound."""
-    (logits,) = runtime.logits([waveform], first)
-    return doubt(logits[: informed_length(len(logits), first.squeeze)])
+@dataclass(frozen=True)
+class Heard:
+    """What a first pass says of a recording's frames."""
+
+    doubts: np.ndarray
+    """(T',) of those that carry sound."""
+    letters: np.ndarray
+    """Numbers of those that hold a letter, ascending."""
+    num_frames: int
+
+    @classmethod
+    def of(cls, logits: np.ndarray, squeeze: int, silent: frozenset[int]) -> Heard:
+        """(T, V) logits at a squeeze factor; `silent`: labels that are no letters."""
+        informed = logits[: informed_length(len(logits), squeeze)]
+        return cls(doubt(informed), np.flatnonzero(holds_letter(informed, silent)), len(logits))
+
+    def quietest(self, places: range) -> int:
+        """Of these places, the one farthest from letters, of several the first; an end of the recording is as good."""
+        if min(places) <= 0 or max(places) >= self.num_frames:
+            return 0 if min(places) <= 0 else self.num_frames
+        beyond = np.r_[-np.inf, self.letters, np.inf]
+        following = np.searchsorted(self.letters, places) + 1
+        clearances = np.minimum(places - beyond[following - 1] - 1, beyond[following] - places)
+        return places[int(clearances.argmax())]
+
+
+def holds_letter(logits: np.ndarray, silent: frozenset[int]) -> np.ndarray:
+    """(T, V) -> (T,) bool: whether the best label is a letter."""
+    return ~np.isin(logits.argmax(1), list(silent))
 
 
 class Stretch(NamedTuple):
@@ -51,22 +77,25 @@ class Stretch(NamedTuple):
     last: int
 
 
-def stretches(doubts: np.ndarray, num_frames: int, threshold: float, unit: int, margin: int) -> list[Stretch]:
-    """(T',) doubts of the frames that carry sound, of `num_frames` -> what to hear again, in order and apart.
+def stretches(heard: Heard, threshold: float, unit: int, margin: int) -> list[Stretch]:
+    """What to hear again of a recording, in order and apart.
 
-    Stretches are made of windows of `unit` frames that hold a doubtful one. Those whose margins meet are one. A sound
-    so short that the first pass has no frame of it is in doubt.
+    Stretches are made of windows of `unit` frames that hold a doubtful one. They are heard with one to two margins on
+    either side, from and to the place that is farthest from letters: a word that begins in the middle is easily
+    misread. Those that meet are one. A sound so short that the first pass has no frame of it is in doubt.
     """
-    if num_frames and not len(doubts):
-        doubts = np.ones(1) - np.finfo(float).eps
+    doubts = heard.doubts if len(heard.doubts) else np.full(min(1, heard.num_frames), 1 - np.finfo(float).eps)
     windows = np.unique(np.flatnonzero(doubts >= threshold) // unit)
-    breaks = np.flatnonzero(np.diff(windows) > 1 + 2 * margin / unit) + 1
-    found = []
-    for group in np.split(windows, breaks) if len(windows) else []:
+    found: list[Stretch] = []
+    for group in np.split(windows, np.flatnonzero(np.diff(windows) > 1) + 1) if len(windows) else []:
         start, end = int(group[0]) * unit, int(group[-1] + 1) * unit
         if end >= len(doubts):
-            end = num_frames  # with what frames the first pass could not reach
-        found.append(Stretch(start, end, max(0, start - margin), min(num_frames, end + margin)))
+            end = heard.num_frames  # with what frames the first pass could not reach
+        first = heard.quietest(range(start - margin, start - 2 * margin - 1, -unit))
+        last = heard.quietest(range(end + margin, end + 2 * margin + 1, unit))
+        if found and first <= found[-1].last:
+            start, first = found[-1].start, found.pop().first
+        found.append(Stretch(start, end, first, last))
     return found
 
 
@@ -86,7 +115,7 @@ class TwoPasses:
         self.runtime = runtime
         self.first, self.second = first, second
         self._threshold = refinement.threshold
-        self._silent = list(silent)
+        self._silent = silent
         self._hop = hop_samples(runtime.config.conv_layers)
         self._unit, self._margin = grid(runtime.config, refinement)
 
@@ -96,10 +125,11 @@ class TwoPasses:
         logits = sounds.run(sounds.items, self.first)
         lengths = [len(one) for one in logits]
         ends = [informed_length(length, self.first.squeeze) for length in lengths]
+        heard = [Heard.of(one, self.first.squeeze, self._silent) for one in logits]
         found = [
             (row, stretch)
-            for row, (one, end) in enumerate(zip(logits, ends, strict=True))
-            for stretch in stretches(doubt(one[:end]), len(one), self._threshold, self._unit, self._margin)
+            for row, one in enumerate(heard)
+            for stretch in stretches(one, self._threshold, self._unit, self._margin)
         ]
         sizes = [stretch.last - stretch.first for _, stretch in found]
         for batch in batches_by_size(sizes, len(logits) * max(lengths)):
@@ -129,12 +159,8 @@ class TwoPasses:
 
     def _seam(self, logits: np.ndarray, again: np.ndarray, start: int, end: int, first: int) -> int:
         """The place from `start` to `end` where the letters of both are farthest."""
-        return start + quiet_seam(
-            self._holds_letter(logits[start:end]) | self._holds_letter(again[start - first : end - first])
-        )
-
-    def _holds_letter(self, logits: np.ndarray) -> np.ndarray:
-        return ~np.isin(logits.argmax(1), self._silent)
+        both = logits[start:end], again[start - first : end - first]
+        return start + quiet_seam(holds_letter(both[0], self._silent) | holds_letter(both[1], self._silent))
 
 
 class _Sounds(NamedTuple):

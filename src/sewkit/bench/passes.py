@@ -16,7 +16,7 @@ from sewkit.curve import Curve
 from sewkit.data.manifest import Utterance, load_utterance
 from sewkit.errors import UserError
 from sewkit.recognizer import Recognizer
-from sewkit.refine import doubts_of, grid, stretches
+from sewkit.refine import Heard, grid, stretches
 
 CLIP_SHARES = (0.1, 0.25, 0.5, 0.75)
 """Thresholds are tried at which these shares of the recordings have something that is heard again."""
@@ -59,20 +59,22 @@ def two_passes(
         raise UserError(f"{asr.name} has one operating point, {asr.resolve(None)}: there is nothing to refine it with")
     tried: Mapping[Compute, Sequence[Refinement]]
     tried = _known(known) or dict.fromkeys(_firsts(asr, asr.resolve(second)), ())
-    doubts: dict[Compute, list[np.ndarray]] = {first: [] for first in tried}
+    silent = asr.loaded.alphabet.silent if asr.loaded.alphabet else frozenset[int]()
+    heard: dict[Compute, list[Heard]] = {first: [] for first in tried}
     for waveform in _readable(utterances):
         for first in tried:
-            doubts[first].append(doubts_of(asr.runtime, waveform, first))
+            (logits,) = asr.runtime.logits([waveform], first)
+            heard[first].append(Heard.of(logits, first.squeeze, silent))
         if on_progress is not None:
             on_progress(len(waveform) / SAMPLE_RATE)
     found = []
     for first, refinements in tried.items():
-        highest = [float(one.max(initial=0)) for one in doubts[first]]
+        highest = [float(one.doubts.max(initial=0)) for one in heard[first]]
         if not highest:
             raise UserError(f"none of {len(utterances)} recordings could be read")
         thresholds = np.unique(np.quantile(highest, [1 - share for share in CLIP_SHARES]))
         made = refinements or [Refinement(round(float(one), 4), asr.resolve(second)) for one in thresholds]
-        found += [Passes(first, one, _share(asr.config, one, doubts[first])) for one in made]
+        found += [Passes(first, one, _share(asr.config, one, heard[first])) for one in made]
     return found
 
 
@@ -99,8 +101,9 @@ def _readable(utterances: Iterable[Utterance]) -> Iterable[np.ndarray]:
             continue
 
 
-def _share(config: ModelConfig, refinement: Refinement, doubts: Sequence[np.ndarray]) -> float:
+def _share(config: ModelConfig, refinement: Refinement, heard: Sequence[Heard]) -> float:
     """Of all frames, those that the second pass hears."""
     unit, margin = grid(config, refinement)
-    found = [stretches(one, len(one), refinement.threshold, unit, margin) for one in doubts]
-    return sum(one.last - one.first for of_clip in found for one in of_clip) / max(1, sum(map(len, doubts)))
+    found = [stretches(one, refinement.threshold, unit, margin) for one in heard]
+    again = sum(one.last - one.first for of_clip in found for one in of_clip)
+    return again / max(1, sum(one.num_frames for one in heard))

@@ -216,27 +216,38 @@ def _print_curve(curve: Curve) -> None:
             "" if point.peak_memory_mib is None else f"{point.peak_memory_mib:,.0f}",
         )
     typer.echo(f"{curve.model} on {', '.join(curve.data)}")
-    for one in sorted(curve.two_passes, key=lambda one: one.seconds_median):
-        table.add_row(
-            "+" if curve.beats_points(one) else "",
-            *map(str, (one.compute.squeeze, one.compute.query_pool, one.compute.kv_pool)),
-            f"{one.wer:.1%}",
-            f"{one.wer_low:.1%}-{one.wer_high:.1%}",
-            f"{1e3 * one.seconds_median:,.1f}",
-            f"{1e3 * one.seconds_p95:,.1f}",
-            f"{one.real_time_factor:.4f}",
-            f"again {one.heard_again:.0%}",
-            f"at {one.threshold:g}",
-        )
-    Console().print(table)
+    Console(width=max(Console().width, 100)).print(table)
     typer.echo(
         f"* on the Pareto front; {curve.num_clips} clips, {curve.num_words} words, {curve.audio_seconds:.0f} s; "
         f"{curve.interval}; device {curve.device}, threads {curve.environment['threads']}"
     )
     for name, compute in curve.names.items():
         typer.echo(f"{name}: {compute}")
-    if (chosen := curve.refined()) is not None:
-        typer.echo(
-            f"refined: {chosen.point}, of which {chosen.heard_again:.0%} again at {chosen.second}, from doubt "
-            f"{chosen.threshold:g} on; + beats every single point"
+    if curve.two_passes:
+        _print_passes(curve)
+
+
+def _print_passes(curve: Curve) -> None:
+    """The fastest first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1))
+    for column in ("", "first pass", "doubt", "again", "WER", "interval", "ms", "p95"):
+        table.add_column(column, justify="left" if column == "first pass" else "right", no_wrap=True)
+    for one in sorted(curve.two_passes, key=lambda one: one.seconds_median):
+        table.add_row(
+            "+" if curve.beats_points(one) else "",
+            one.point,
+            f"{one.threshold:.3f}",
+            f"{one.heard_again:.0%}",
+            f"{one.wer:.1%}",
+            f"{one.wer_low:.1%}-{one.wer_high:.1%}",
+            f"{1e3 * one.seconds_median:,.1f}",
+            f"{1e3 * one.seconds_p95:,.1f}",
         )
+    typer.echo(f"two passes, the second at {curve.two_passes[0].second}")
+    Console(width=max(Console().width, 100)).print(table)
+    chosen = curve.refined()
+    assert chosen is not None
+    typer.echo(f"+ beats every single point; --refine: {chosen.point}, again from doubt {chosen.threshold:.3f} on")
