@@ -80,6 +80,8 @@ def test_every_rung_is_cheaper_than_the_next_by_a_step(costs):
     assert all(table[low] <= STEP * table[high] for low, high in itertools.pairwise(kept))
 
 
-def test_points_that_are_no_faster_on_this_device_are_no_rungs():
-    costs = Costs({Compute(4): Cost(0, 0.039), Compute(2): Cost(0, 0.02), Compute(1): Cost(0, 0.04)})
-    assert rungs([Compute(4), Compute(2), Compute(1)], costs) == [Compute(2), Compute(1)]
+def test_the_lowest_rung_is_the_fastest_on_this_device():
+    costs = Costs(
+        {Compute(4): Cost(0, 0.03), Compute(3): Cost(0, 0.02), Compute(2): Cost(0, 0.03), Compute(1): Cost(0, 0.04)}
+    )
+    assert rungs([Compute(4), Compute(3), Compute(2), Compute(1)], costs) == [Compute(3), Compute(2), Compute(1)]

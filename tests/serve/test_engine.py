@@ -239,6 +239,18 @@ def test_live_sound_takes_turns_with_recordings_and_hears_what_the_library_hears
     assert run(stochastic, script) == [*expected, *(event.to_dict() for event in stream.finish())]
 
 
+def test_text_of_a_long_recording_is_told_chunk_by_chunk_and_joins_to_the_whole(stochastic):
+    async def script(engine):
+        told: list[str] = []
+        asked = wish(engine, compute=Compute(1), on_text=lambda text, point: told.append(text))
+        outcome = await engine.transcribe(synthetic_speech(90 * SAMPLE_RATE, 5), asked)
+        return told, outcome.transcript.text
+
+    told, text = run(stochastic, script)
+    assert len(told) >= 3
+    assert "".join(told) == text
+
+
 def test_the_state_says_what_is_going_on(sleeping):
     async def script(engine):
         calls = [asyncio.create_task(engine.transcribe(silence(8.0), wish(engine))) for _ in range(6)]

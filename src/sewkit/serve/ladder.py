@@ -21,8 +21,13 @@ def candidates(asr: Recognizer) -> list[Compute]:
 
 
 def rungs(points: Sequence[Compute], costs: Costs) -> list[Compute]:
-    """Of `points`, cheapest first, those that on this device are worth stepping down to."""
-    return thinned(points, lambda point: costs.of(point).seconds(CLIP_SECONDS[-1]))
+    """Of `points`, cheapest first, all but the lowest ones that on this device take longer than those above them.
+
+    The last resort has to be the fastest. A slow rung between does no harm: where it is affordable, so is one above.
+    """
+    seconds = {point: costs.of(point).seconds(CLIP_SECONDS[-1]) for point in points}
+    fastest = min(points, key=seconds.__getitem__)
+    return list(points[points.index(fastest) :])
 
 
 def thinned(points: Sequence[Compute], cost: Callable[[Compute], float]) -> list[Compute]:
