@@ -184,6 +184,13 @@ def test_a_caller_who_stops_at_an_error_leaves_no_thread(toy: sewkit.Recognizer,
     assert our_threads() == []
 
 
+def test_clips_share_a_batch_only_with_clips_of_like_length() -> None:
+    seen: list[list[int]] = []
+    task = counting(lambda waveforms: seen.append([len(waveform) for waveform in waveforms]))
+    assert list(outcomes(sounds([1_000, 3_000, 900, 2_900]), task, Batching(8_000), lambda _: None))
+    assert seen == [[3_000, 2_900], [1_000, 900]]
+
+
 def test_the_lookahead_grows_with_the_workers() -> None:
     assert Batching(100, 1).lookahead == pipeline.LOOKAHEAD_BATCHES * 100
     assert Batching(100, 20).lookahead == 4_000

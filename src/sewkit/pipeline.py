@@ -26,6 +26,9 @@ from sewkit.runtime import batches_by_size
 
 LOOKAHEAD_BATCHES = 8
 """Batches' worth of sound read ahead, so that clips of like length share a batch; at least two for each worker."""
+PADDING = 1 / 8
+"""Of a batch's sound, added to a clip at most. A call on a CPU costs as much as a second of sound, for the weights come
+from memory: a clip that needs more padding than that does better by itself."""
 READERS = 2
 """Threads that read; decoding takes a few hundredths of the time of a model."""
 
@@ -122,8 +125,8 @@ class Workers(Generic[Kept]):
             yield
 
     def _batches(self, pieces: list[Piece[Kept]]) -> list[list[Piece[Kept]]]:
-        sizes = [len(piece.chunk.samples) for piece in pieces]
-        return [[pieces[index] for index in batch] for batch in batches_by_size(sizes, self._batching.max_samples)]
+        sizes, largest = [len(piece.chunk.samples) for piece in pieces], self._batching.max_samples
+        return [[pieces[index] for index in batch] for batch in batches_by_size(sizes, largest, PADDING * largest)]
 
     def _submit(self, batch: list[Piece[Kept]]) -> None:
         self._running.append((batch, self._pool.submit(self._run_with_share, batch)))

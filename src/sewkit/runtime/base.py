@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,14 +38,15 @@ class SplitRuntime(Protocol):
         """Features, or slices of them -> letter scores (num_frames, vocab) float32, one each, in one batch."""
 
 
-def batches_by_size(sizes: Sequence[int], max_size: int) -> list[list[int]]:
+def batches_by_size(sizes: Sequence[int], max_size: int, max_padding: float = math.inf) -> list[list[int]]:
     """Indices grouped so that each batch, padded to its longest, stays within `max_size`; alike lengths go together.
 
-    An item larger than `max_size` makes a batch of its own.
+    An item larger than `max_size` makes a batch of its own; so does one that would need more than `max_padding`.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
-        if batches and sizes[batches[-1][0]] * (len(batches[-1]) + 1) <= max_size:
+        longest = sizes[batches[-1][0]] if batches else 0
+        if batches and longest * (len(batches[-1]) + 1) <= max_size and longest - sizes[index] <= max_padding:
             batches[-1].append(index)
         else:
             batches.append([index])
