@@ -55,8 +55,8 @@ class Pruning:
     """
 
     width: int = 32
-    beam_threshold: float = 10.0
-    token_threshold: float = -5.0
+    beam_threshold: float = 14.0
+    token_threshold: float = -6.0
     silence_threshold: float = 0.9995
 
     def __post_init__(self) -> None:
