@@ -343,6 +343,13 @@ def test_a_session_ends_after_its_time(toy: Recognizer) -> None:
         assert events[-1]["code"] == "session_too_long"
 
 
+def test_a_client_has_as_many_sessions_as_one_may(toy: Recognizer) -> None:
+    with live_server(PlainHearing(toy), LiveLimits(max_per_client=1)) as server, plain(server) as first:
+        until(first, "ready")
+        with plain(server) as second:
+            assert until(second, "error")[-1]["code"] == "per_client"
+
+
 def test_one_session_too_many_is_told_and_room_comes_again(toy: Recognizer) -> None:
     with live_server(PlainHearing(toy), LiveLimits(max_sessions=1)) as server:
         with plain(server) as first:

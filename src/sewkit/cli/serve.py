@@ -70,6 +70,7 @@ def serve(
     max_per_client: Annotated[
         int, typer.Option(min=0, help="Transcriptions on their way of one address; 0 is no limit.")
     ] = 0,
+    max_live_sessions: Annotated[int, typer.Option(min=0, help="WebSockets with live sound at a time.")] = 16,
     decode_workers: Annotated[int, typer.Option(min=1, help="Processes that decode uploads.")] = 2,
     scratch: Annotated[
         Path | None, typer.Option(help="Folder for uploads on their way; default: the system's for temporary files.")
@@ -111,6 +112,7 @@ def serve(
         "max_audio_seconds": max_audio_seconds,
         "max_requests": max_requests,
         "max_per_client": max_per_client,
+        "max_live_sessions": max_live_sessions,
         "decode_workers": decode_workers,
         "scratch": None if scratch is None else str(scratch),
         "api_key": _api_key(api_key_file),

@@ -25,7 +25,7 @@ from sewkit.recognizer import Recognizer, load
 from sewkit.serve.decoders import Decoders
 from sewkit.serve.engine import Engine
 from sewkit.serve.errors import ApiError
-from sewkit.serve.live import LiveSessions
+from sewkit.serve.live import LiveLimits, LiveSessions
 from sewkit.serve.metrics import MULTIPROCESS_FOLDER, Metrics
 from sewkit.serve.operations import operations_router
 from sewkit.serve.page import page_router
@@ -63,7 +63,13 @@ def create_app(settings: Settings, asr: Recognizer | None = None) -> FastAPI:
     metrics = Metrics()
     engine = Engine(asr, settings, metrics)
     decoders = Decoders(settings, metrics)
-    sessions = LiveSessions(engine.hearing)
+    limits = LiveLimits(
+        max_sessions=settings.max_live_sessions,
+        max_per_client=settings.max_per_client,
+        max_seconds=settings.max_audio_seconds,
+        idle_seconds=settings.live_idle_seconds,
+    )
+    sessions = LiveSessions(engine.hearing, limits, metrics.live_sessions.set)
     engine.before_shutdown.append(sessions.drain)
 
     @asynccontextmanager

@@ -38,6 +38,8 @@ class LiveLimits:
     """What a live session may use."""
 
     max_sessions: int = 16
+    max_per_client: int = 0
+    """Of one address; 0 is no limit."""
     max_seconds: float = 4 * 3600.0
     """Of sound, and of waiting for it, in one session."""
     idle_seconds: float = 30.0
@@ -86,9 +88,16 @@ class _End:
 class LiveSessions:
     """All live sessions of a server: how many there may be, how long each, and how they end."""
 
-    def __init__(self, hearing: Hearing, limits: LiveLimits | None = None):
+    def __init__(
+        self,
+        hearing: Hearing,
+        limits: LiveLimits | None = None,
+        on_count: Callable[[int], object] = lambda count: None,
+    ):
+        """`on_count` is told how many there are when that changes."""
         self.hearing = hearing
         self.limits = limits or LiveLimits()
+        self._on_count = on_count
         self._sessions: set[_Session] = set()
         self._is_draining = False
 
@@ -97,28 +106,37 @@ class LiveSessions:
 
     async def hold(self, websocket: WebSocket, open_form: Callable[[Listener], Form], sample_rate: int) -> None:
         """Hold a session on an accepted WebSocket until its end. `open_form` may raise UserError."""
-        threads = anyio.CapacityLimiter(1)
         try:
-            form = open_form(Listener(self.hearing, threads, sample_rate))
+            form = open_form(Listener(self.hearing, anyio.CapacityLimiter(1), sample_rate))
         except UserError as error:
-            await websocket.send_json({"type": "error", "code": "invalid_request", "message": str(error)})
-            await websocket.close(POLICY_VIOLATION, _short(str(error)))
+            with contextlib.suppress(WebSocketDisconnect):
+                await websocket.send_json({"type": "error", "code": "invalid_request", "message": str(error)})
+                await websocket.close(POLICY_VIOLATION, _short(str(error)))
             return
         session = _Session(websocket, form, self.limits)
-        if self._is_draining or len(self) >= self.limits.max_sessions:
-            await session.end(self._no_room())
+        if (refusal := self._refusal(session)) is not None:
+            await session.end(refusal)
             return
         self._sessions.add(session)
+        self._on_count(len(self))
         try:
             await session.run()
         finally:
             self._sessions.discard(session)
+            self._on_count(len(self))
+            _LOG.info("live session", extra={"facts": session.facts()})
 
-    def _no_room(self) -> _End:
+    def _refusal(self, session: _Session) -> _End | None:
         if self._is_draining:
             return _End(GOING_AWAY, "server_shutdown", "the server is going down; connect again")
-        count = self.limits.max_sessions
-        return _End(TRY_AGAIN_LATER, "session_limit", f"{count} live sessions are open, as many as may be; try later")
+        most, per_client = self.limits.max_sessions, self.limits.max_per_client
+        if len(self) >= most:
+            message = f"{most} live sessions are open, as many as may be; try later"
+            return _End(TRY_AGAIN_LATER, "session_limit", message)
+        if per_client and sum(other.client == session.client for other in self._sessions) >= per_client:
+            message = f"this client has {per_client} live sessions, as many as may be; close one"
+            return _End(TRY_AGAIN_LATER, "per_client", message)
+        return None
 
     async def drain(self) -> None:
         """Take no new sessions and end those there are: each still tells the words of what it has heard."""
@@ -132,14 +150,30 @@ class LiveSessions:
 class _Session:
     def __init__(self, websocket: WebSocket, form: Form, limits: LiveLimits):
         self._websocket, self._form, self._limits = websocket, form, limits
+        self.client = websocket.client.host if websocket.client else ""
+        self._begun = anyio.current_time()
+        self._ended = "client"
         self._waiting = anyio.CancelScope()
         self._is_going_away = False
+
+    def facts(self) -> dict[str, Any]:
+        """For the log."""
+        listener = self._form.listener
+        return {
+            "client": self.client,
+            "path": self._websocket.url.path,
+            "audio_seconds": round(listener.seconds, 2),
+            "seconds": round(anyio.current_time() - self._begun, 2),
+            "compute": str(listener.last_point),
+            "ended": self._ended,
+        }
 
     async def run(self) -> None:
         """Until the client leaves, has what it asked for, or is told why not."""
         try:
             await self.end(await self._talk())
         except (WebSocketDisconnect, TimeoutError):  # gone, or as good as gone
+            self._ended = "gone"
             await self._close(POLICY_VIOLATION, "events were not taken")
         except Exception:
             _LOG.exception("a live session failed")
@@ -155,6 +189,7 @@ class _Session:
         if end is None:
             await self._close(1000, "")
             return
+        self._ended = end.code
         with anyio.move_on_after(FAREWELL_SECONDS):
             await self._try(self._websocket.send_json(self._form.error(ClientError(end.code, end.message))))
         await self._close(end.status, end.message)

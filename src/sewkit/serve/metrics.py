@@ -6,6 +6,7 @@ sewkit_waited_seconds: of stretches of sound, for the model. sewkit_batch_second
 sewkit_audio_seconds_total{compute}: sound heard at each operating point, with padding.
 sewkit_queue_requests, sewkit_queue_audio_seconds, sewkit_busy, sewkit_level, sewkit_levels: now; busy is the share of
 the model's time that the load would take at the dearest point, level the governor's rung, from 0, of so many levels.
+sewkit_live_sessions: WebSockets with live sound.
 sewkit_decoder_restarts_total{reason}: decoders that were replaced: crash, time.
 """
 
@@ -49,6 +50,7 @@ class Metrics:
         )
         self.queue_requests = gauge("sewkit_queue_requests", "Recordings on their way.")
         self.queue_audio = gauge("sewkit_queue_audio_seconds", "Sound that waits for the model.")
+        self.live_sessions = gauge("sewkit_live_sessions", "WebSockets with live sound.")
         self.busy = gauge("sewkit_busy", "Share of the model's time that the load takes at the dearest point.")
         self.level = gauge("sewkit_level", "The governor's rung, 0 is the cheapest.")
         self.levels = gauge("sewkit_levels", "Rungs that there are.")

@@ -39,7 +39,11 @@ class Settings(BaseModel):
     max_requests: int = Field(1024, ge=1)
     """Requests for transcription on their way, uploads and all."""
     max_per_client: int = Field(0, ge=0)
-    """Of one address; 0 is no limit."""
+    """Of one address; 0 is no limit. The same for its live sessions."""
+    max_live_sessions: int = Field(16, ge=0)
+    """WebSockets with live sound."""
+    live_idle_seconds: float = Field(30.0, gt=0)
+    """Without a message on one of them."""
     header_seconds: float = Field(10.0, gt=0)
     """For a client to send the head of a request."""
     idle_seconds: float = Field(20.0, gt=0)
