@@ -40,7 +40,7 @@ def info(
         with torch.device("meta"):
             loaded = LoadedModel(build_model(PUBLISHED[model]))
     else:
-        loaded = load_model(model, architecture)
+        loaded = load_model(model, architecture, exported=True)
     facts = describe(model, loaded)
     print_json(facts) if as_json else _print(facts)
 

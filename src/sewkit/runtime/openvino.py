@@ -98,8 +98,8 @@ def quantized(graph: Any, clips: Sequence[np.ndarray]) -> Any:
     """The graph with matrix products in int8, scales of activations fixed by these clips, (S,) float32 samples.
 
     Convolutions are left as they are: one scale for all channels of sound that was never normalised loses most of it,
-    layer after layer (in sew-words half of the letters change, against one in two hundred without). No SmoothQuant: it would move scales from activations into weights, differently at each operating point, and so
-    undo their sharing.
+    layer after layer (in sew-words half of the letters change, against one in two hundred without). No SmoothQuant: it
+    would move scales from activations into weights, differently at each operating point, and so undo their sharing.
     """
     nncf = _nncf()
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
