@@ -53,8 +53,12 @@ def window_distances(
         for pool in (query_pool, kv_pool)
     )
     queries, keys = doubled_centres
-    doubled, (times, over) = queries[:, None] - keys[None, :], step
-    # times * doubled / (2 * over), rounded in whole numbers, a half towards 0.
+    return round_distances(queries[:, None] - keys[None, :], step)
+
+
+def round_distances(doubled: Tensor, step: tuple[int, int]) -> Tensor:
+    """Twice the distances in frames -> whole steps, a half towards 0; all int64. `step` as in `window_distances`."""
+    times, over = step
     return (times * doubled.abs() + over - 1) // (2 * over) * doubled.sign()
 
 

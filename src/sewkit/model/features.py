@@ -117,7 +117,7 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S), (B,) samples -> (B, T, C), (B,) frames."""
-        x = waveforms[:, :, None]
+        x = waveforms[:, :, None].to(next(self.parameters()).dtype)
         for block in self.blocks:
             x, lengths = block(x, lengths)
         return x, lengths

@@ -33,11 +33,14 @@ class PositionalConv(nn.Module):
     def _tap_norms(self) -> Tensor:
         return torch.linalg.vector_norm(self.weight_v, dim=(0, 1), keepdim=True)
 
+    def weight(self) -> Tensor:
+        """(H, H / groups, K), normalised."""
+        return self.weight_v * (self.weight_g / self._tap_norms())
+
     def forward(self, x: Tensor, stride: int) -> Tensor:
         """(B, T, H) -> (B, ceil(T / stride), H). An even kernel gives one frame too many: the last is dropped."""
         kernel = self.weight_v.shape[2]
-        weight = self.weight_v * (self.weight_g / self._tap_norms())
-        y = F.conv1d(x.transpose(1, 2), weight, self.bias, stride, padding=kernel // 2, groups=self.groups)
+        y = F.conv1d(x.transpose(1, 2), self.weight(), self.bias, stride, padding=kernel // 2, groups=self.groups)
         if kernel % 2 == 0:
             y = y[:, :, :-1]
         return F.gelu(y).transpose(1, 2)

@@ -1,0 +1,346 @@
+"""A model made ready for inference: `prepare` gives one that computes the same in less time and memory.
+
+The modules of `sewkit.model` are the definition. Here are the forms that only inference can have, each tested against
+its own: what depends on weights alone is computed once, and what is large is computed in pieces.
+
+    FeatureExtractor       -> TiledExtractor          stretches of frames, one after the other, each row by itself
+    PositionalConv         -> WindowConv, SpectralConv  weight norm folded; a matrix product, or in the frequency domain
+    SelfAttention          -> FusedAttention          query, key and value by one matrix
+    DisentangledAttention  -> BlockwiseAttention      its position table projected; scores for a block of queries a time
+    RelativePositions      -> PositionBlocks          which of that table's rows each block needs
+    FeedForward            -> InPlaceFeedForward      GELU where the numbers stand
+
+B batch, S samples, T frames, U squeezed frames, Uq queries, Uk keys, H hidden, G groups of C channels, N heads,
+D channels of a head, R rows of the position table, K taps.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sewkit.lengths import num_frames, pooled_length
+from sewkit.model import SpeechModel
+from sewkit.model.attention import Positions, SelfAttention
+from sewkit.model.disentangled import DisentangledAttention, RelativePositions, log_buckets, round_distances
+from sewkit.model.encoder import EncoderLayer, FeedForward
+from sewkit.model.features import ConvBlock, FeatureExtractor, InstanceNorm, conv_channels_last
+from sewkit.model.pooling import NO_POOLING, Pooling
+from sewkit.model.squeeze import PositionalConv
+
+TILE_FRAMES = 256
+"""Frames that the extractor makes at a time: enough to keep a core busy, few enough for their memory to be reused."""
+QUERY_BLOCK = 128
+"""Queries whose scores are held at a time."""
+WINDOW_TAPS = 64
+"""Positional convolutions of more taps than this are quicker in the frequency domain."""
+
+
+@torch.no_grad()
+def prepare(model: SpeechModel) -> SpeechModel:
+    """What computes the same as `model` without gradients, faster. It shares the weights that it does not change.
+
+    It is made for the weights, the device and the number format that `model` has now. On other devices than a CPU the
+    extractor stays as it is: there a whole batch at once is quicker.
+    """
+    ready = copy.deepcopy(model, {id(weight): weight for weight in (*model.parameters(), *model.buffers())})
+    if model.mask_embedding.device.type == "cpu":
+        ready.add_module("features", TiledExtractor(model.features))
+    position = model.squeeze.position
+    form = SpectralConv if position.weight_v.shape[2] > WINDOW_TAPS else WindowConv
+    ready.squeeze.add_module("position", form(position))
+    tables = model.encoder.positions
+    for layer in ready.encoder.layers:
+        assert isinstance(layer, EncoderLayer)
+        layer.add_module("feed_forward", InPlaceFeedForward(layer.feed_forward))
+        layer.attention = _ready_attention(layer.attention, tables)
+    if isinstance(tables, RelativePositions):
+        ready.encoder.positions = PositionBlocks(tables)
+    return ready.eval()
+
+
+def _ready_attention(attention: nn.Module, tables: Callable[..., Positions] | None) -> nn.Module:
+    if isinstance(attention, DisentangledAttention):
+        assert isinstance(tables, RelativePositions)
+        return BlockwiseAttention(attention, tables)
+    assert isinstance(attention, SelfAttention)
+    return FusedAttention(attention)
+
+
+def gelu_(x: Tensor) -> Tensor:
+    """GELU in place."""
+    return torch.ops.aten.gelu_(x)
+
+
+class TiledExtractor(nn.Module):
+    """`FeatureExtractor` in stretches of frames, which need no more than a few samples of their neighbours'.
+
+    Rows are gone through one by one, valid frames only; the others come out as 0. Samples stay in float32 up to the
+    first convolution, whatever the format of the weights.
+    """
+
+    def __init__(self, extractor: FeatureExtractor):
+        super().__init__()
+        self.blocks: list[ConvBlock] = [block for block in extractor.blocks if isinstance(block, ConvBlock)]
+        self.layers = [
+            (block.conv.out_channels, block.conv.kernel_size[0], block.conv.stride[0]) for block in self.blocks
+        ]
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `FeatureExtractor.forward`."""
+        weight = self.blocks[-1].conv.weight
+        frames = num_frames(lengths, self.layers)
+        features = weight.new_zeros(len(waveforms), num_frames(waveforms.shape[1], self.layers), len(weight))
+        for row, waveform, size, count in zip(features, waveforms, lengths.tolist(), frames.tolist(), strict=True):
+            if count:
+                self._fill(row[:count], waveform[:size])
+        return features, frames
+
+    def _fill(self, frames: Tensor, waveform: Tensor) -> None:
+        """(S,) samples -> all of (T, C), in place."""
+        first, *rest = self.blocks
+        _, kernel, stride = self.layers[0]
+        windows, weights, shift = _first_filters(first, waveform[None, :].unfold(1, kernel, stride))
+        for start in range(0, len(frames), TILE_FRAMES):
+            stop = min(start + TILE_FRAMES, len(frames))
+            low, high = self._seen(start, stop)
+            x = _activate(torch.baddbmm(shift, windows[:, low:high], weights), first.norm).to(frames.dtype)
+            for block in rest:
+                x = conv_channels_last(x, block.conv.weight, block.conv.bias, block.conv.stride[0])
+                x = _activate(x, block.norm)
+            frames[start:stop] = x[0]
+
+    def _seen(self, start: int, stop: int) -> tuple[int, int]:
+        """The outputs of the first block, from and to, that frames from `start` to `stop` are made of."""
+        for _, kernel, stride in reversed(self.layers[1:]):
+            start, stop = start * stride, (stop - 1) * stride + kernel
+        return start, stop
+
+
+def _first_filters(block: ConvBlock, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(1, T, K) windows -> windows, (1, K, C) weights and (C,) shift, whose product and sum is normed over time."""
+    weight, bias = block.conv.weight[:, 0].float(), block.conv.bias
+    if isinstance(block.norm, InstanceNorm):
+        windows, weights = block.norm(windows, torch.tensor([windows.shape[1]]), weight)
+        return windows, weights, block.norm.bias.float()
+    return windows, weight.t()[None], weight.new_zeros(len(weight)) if bias is None else bias.float()
+
+
+def _activate(x: Tensor, norm: nn.Module | None) -> Tensor:
+    """LayerNorm where there is one, GELU."""
+    if isinstance(norm, nn.LayerNorm):
+        weight, bias = (parameter.to(x.dtype) for parameter in (norm.weight, norm.bias))
+        x = F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+    return gelu_(x)
+
+
+class WindowConv(nn.Module):
+    """`PositionalConv` of few taps: for each group, all windows of its frames by one matrix."""
+
+    def __init__(self, position: PositionalConv):
+        super().__init__()
+        self.groups, self.bias = position.groups, position.bias
+        weight = position.weight()
+        self.taps = weight.shape[2]
+        grouped = weight.unflatten(0, (self.groups, -1))
+        self.matrices = nn.Parameter(grouped.permute(0, 3, 2, 1).flatten(1, 2).contiguous())  # (G, K * C, C)
+
+    def forward(self, x: Tensor, stride: int) -> Tensor:
+        """See `PositionalConv.forward`."""
+        frames, hidden = x.shape[1:]
+        size, half = hidden // self.groups, self.taps // 2
+        grouped = F.pad(x, (0, 0, half, half)).unflatten(2, (self.groups, size)).transpose(1, 2).flatten(2)
+        windows = grouped.unfold(2, self.taps * size, stride * size)  # (B, G, U, K * C)
+        y = windows[:, :, : pooled_length(frames, stride)] @ self.matrices
+        return gelu_(y.transpose(1, 2).flatten(2) + self.bias)
+
+
+class SpectralConv(nn.Module):
+    """`PositionalConv` of many taps: stretches of frames by way of their spectra (overlap-save), in float32."""
+
+    def __init__(self, position: PositionalConv):
+        super().__init__()
+        self.groups, self.bias = position.groups, position.bias
+        weight = position.weight().float()
+        self.taps = weight.shape[2]
+        self.size = 2 ** math.ceil(math.log2(2 * self.taps))
+        # What comes out at a frame is a sum over the frames after it: a product with the conjugate of the spectrum.
+        spectrum = torch.fft.rfft(weight, self.size).conj().unflatten(0, (self.groups, -1))
+        self.register_buffer("spectrum", spectrum.permute(3, 0, 2, 1).resolve_conj().contiguous())  # (F, G, C, C)
+
+    def forward(self, x: Tensor, stride: int) -> Tensor:
+        """See `PositionalConv.forward`."""
+        batch, frames = x.shape[:2]
+        half, hop = self.taps // 2, (self.size - self.taps + 1) // stride * stride
+        pieces = pooled_length(frames, hop)
+        padded = F.pad(x.float(), (0, 0, half, pieces * hop + self.taps - 1 - half - frames))
+        spectra = torch.fft.rfft(padded.unfold(1, hop + self.taps - 1, hop), self.size)  # (B, pieces, H, F)
+        grouped = spectra.flatten(0, 1).unflatten(1, (self.groups, -1)).permute(3, 1, 0, 2)  # (F, G, B * pieces, C)
+        filtered = (grouped @ self.spectrum).permute(2, 1, 3, 0).flatten(1, 2)
+        y = torch.fft.irfft(filtered, self.size)[:, :, :hop:stride]  # (B * pieces, H, hop / stride)
+        y = y.unflatten(0, (batch, pieces)).permute(0, 1, 3, 2).flatten(1, 2)
+        return gelu_(y[:, : pooled_length(frames, stride)].to(x.dtype) + self.bias)
+
+
+class InPlaceFeedForward(nn.Module):
+    """`FeedForward` without dropout and with no copy of its widest tensor."""
+
+    def __init__(self, feed_forward: FeedForward):
+        super().__init__()
+        self.up, self.down = feed_forward.up, feed_forward.down
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, U, H) -> (B, U, H)."""
+        return self.down(gelu_(self.up(x)))
+
+
+class FusedAttention(nn.Module):
+    """`SelfAttention` whose query, key and value come of one matrix."""
+
+    def __init__(self, attention: SelfAttention):
+        super().__init__()
+        projections = (attention.query, attention.key, attention.value)
+        self.weight = nn.Parameter(torch.cat([projection.weight for projection in projections]))
+        self.bias = nn.Parameter(torch.cat([projection.bias for projection in projections]))
+        self.output, self.num_heads = attention.output, attention.num_heads
+
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None, positions: Blocks | None = None, pooling: Pooling = NO_POOLING
+    ) -> Tensor:
+        """See `SelfAttention.forward`; `positions` from `PositionBlocks`."""
+        queries, keys = pooling.pool(x)
+        query, key, value = self.project(queries, keys)
+        context = self.attend(query, key, value, key_mask, positions)
+        return pooling.spread(self.output(context.transpose(1, 2).flatten(2)))
+
+    def project(self, queries: Tensor, keys: Tensor) -> list[Tensor]:
+        """(B, Uq, H), (B, Uk, H) -> query (B, N, Uq, D), key and value (B, N, Uk, D)."""
+        if queries is keys:
+            parts: Sequence[Tensor] = F.linear(queries, self.weight, self.bias).chunk(3, 2)
+        else:
+            size = queries.shape[2]
+            query = F.linear(queries, self.weight[:size], self.bias[:size])
+            parts = (query, *F.linear(keys, self.weight[size:], self.bias[size:]).chunk(2, 2))
+        return [part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts]
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, positions: Blocks | None
+    ) -> Tensor:
+        """See `SelfAttention.attend`."""
+        if key_mask is not None and key_mask.dtype != torch.bool:
+            key_mask = key_mask.to(query.dtype)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask)
+
+
+class Block(NamedTuple):
+    """Queries from `start` to `stop`, and the keys from `low` to `high` whose distances have rows of their own.
+
+    All keys before have the table's last row, all after its first. rows: (stop - start, high - low) int64.
+    """
+
+    start: int
+    stop: int
+    low: int
+    high: int
+    rows: Tensor
+
+
+class Blocks(NamedTuple):
+    """Which of the position table's rows a clip needs, `first` to `last`, and where, in blocks of queries."""
+
+    first: int
+    last: int
+    blocks: list[Block]
+
+
+class PositionBlocks(nn.Module):
+    """`RelativePositions` for `BlockwiseAttention`: rows only, the layers have them projected.
+
+    What row a pair has depends on how far its query stands behind its key alone, in frames: q * i - k * j for pools of
+    q and k. So one vector of rows holds those of all pairs, and its ends, far away, are all alike.
+    """
+
+    def __init__(self, positions: RelativePositions):
+        super().__init__()
+        self.num_buckets, self.max_positions, self.unit = (
+            positions.num_buckets,
+            positions.max_positions,
+            positions.unit,
+        )
+
+    def forward(self, num_frames: int, query_pool: int = 1, kv_pool: int = 1, squeeze: int = 1) -> Blocks:
+        """For U = `num_frames` frames."""
+        queries, keys = pooled_length(num_frames, query_pool), pooled_length(num_frames, kv_pool)
+        furthest_behind, furthest_before = query_pool * (queries - 1), kv_pool * (keys - 1)
+        offsets = torch.arange(-furthest_before, furthest_behind + 1)
+        step = (1, 1) if self.unit is None else (squeeze, self.unit)
+        distances = round_distances(2 * offsets + query_pool - kv_pool, step)
+        rows = log_buckets(distances, self.num_buckets, self.max_positions) + self.num_buckets
+        rows = rows.clamp(0, 2 * self.num_buckets - 1)
+        first, last = int(rows[0]), int(rows[-1])
+        # Offsets from which on, behind and before, all pairs have the same row.
+        behind = furthest_behind - int((rows == last).sum()) + 1
+        before = int((rows == first).sum()) - 1 - furthest_before
+        blocks = []
+        for start in range(0, queries, QUERY_BLOCK):
+            stop = min(start + QUERY_BLOCK, queries)
+            low = min(max((query_pool * start - behind) // kv_pool + 1, 0), keys)
+            high = max(min(pooled_length(query_pool * (stop - 1) - before, kv_pool), keys), low)
+            places = query_pool * torch.arange(start, stop)[:, None] - kv_pool * torch.arange(low, high)
+            blocks.append(Block(start, stop, low, high, rows[places + furthest_before] - first))
+        return Blocks(first, last, blocks)
+
+
+class BlockwiseAttention(FusedAttention):
+    """`DisentangledAttention` with its position table projected, and the scores of one block of queries at a time.
+
+    Memory grows with the length, not with its square, and so does the time that relative position takes, once a clip is
+    longer than the table reaches.
+    """
+
+    def __init__(self, attention: DisentangledAttention, positions: RelativePositions):
+        super().__init__(attention)
+        table = positions.norm(positions.embedding)[None]
+        table_keys, table_queries = (
+            attention.split_heads(projection(table))[0] for projection in (attention.key, attention.query)
+        )
+        self.scale = 1 / math.sqrt(3 * table_keys.shape[2])
+        self.table_keys = nn.Parameter((table_keys * self.scale).transpose(1, 2).contiguous())  # (N, D, R)
+        self.table_queries = nn.Parameter((table_queries * self.scale).contiguous())  # (N, R, D)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, positions: Blocks | None
+    ) -> Tensor:
+        """See `DisentangledAttention.attend`."""
+        assert positions is not None, "the encoder hands its positions to every layer"
+        used = slice(positions.first, positions.last + 1)
+        table_keys = self.table_keys[:, :, used]
+        by_key = self.table_queries[:, used] @ key.transpose(2, 3)  # (B, N, R, Uk)
+        contexts = []
+        for block in positions.blocks:
+            queries = query[:, :, block.start : block.stop]
+            scores = position_scores(queries @ table_keys, by_key, block)
+            if key_mask is not None and key_mask.dtype == torch.bool:
+                scores.masked_fill_(~key_mask, -math.inf)
+            elif key_mask is not None:
+                scores += key_mask.to(scores.dtype)
+            contexts.append(F.scaled_dot_product_attention(queries, key, value, attn_mask=scores, scale=self.scale))
+        return contexts[0] if len(contexts) == 1 else torch.cat(contexts, 2)
+
+
+def position_scores(by_query: Tensor, by_key: Tensor, block: Block) -> Tensor:
+    """Products with the table of a block's queries (B, N, n, R) and of all keys (B, N, R, Uk) -> (B, N, n, Uk)."""
+    rows = block.rows.to(by_query.device).expand(*by_query.shape[:2], -1, -1)
+    near = by_query.gather(3, rows)
+    near += by_key[..., block.low : block.high].gather(2, rows)
+    if near.shape[3] == by_key.shape[3]:
+        return near
+    before = by_query[..., -1:] + by_key[..., -1:, : block.low]
+    after = by_query[..., :1] + by_key[..., :1, block.high :]
+    return torch.cat([before, near, after], 3)
