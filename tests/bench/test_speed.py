@@ -11,6 +11,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from sewkit.bench import suite, systems
+from sewkit.bench.exports import transformers_model
 from sewkit.bench.figures import write_report
 from sewkit.bench.floor import Shapes, micros
 from sewkit.bench.stages import measure_stages, num_calls
@@ -149,6 +150,15 @@ def test_sewkit_and_transformers_compute_the_same_in_the_suite(stochastic: Path,
     case = Case(subject, suite._waveforms(1.0, 2), "cpu", 1)
     ours, theirs = (choose([label])[0].build(case)() for label in ("sewkit torch fp32", "transformers sdpa fp32"))
     np.testing.assert_allclose(np.stack(ours), theirs, atol=1e-4)  # type: ignore[call-overload]
+
+
+def test_an_attention_that_a_peer_lacks_is_a_line_not_the_end(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    save_model(tmp_path / "sew-d", toy_model("sew-d"), Alphabet.english())
+    subject = prepare(str(tmp_path / "sew-d"), None, tmp_path / "subject")
+    with pytest.raises(Unavailable, match="transformers has no sdpa attention for it"):
+        transformers_model(subject, "sdpa")
+    assert transformers_model(subject, "eager") is not None
 
 
 @pytest.mark.parametrize("name", ["w2v2", "sew", "sew-d"])

@@ -54,7 +54,7 @@ def transformers_model(subject: Subject, attention: str) -> Any:
     try:
         return AutoModelForCTC.from_pretrained(subject.peer, attn_implementation=attention).eval()
     except ValueError as error:
-        if attention in str(error):
+        if "attention implementation" in str(error):
             raise Unavailable(f"transformers has no {attention} attention for it") from None
         raise
 

@@ -103,6 +103,7 @@ def _onnxruntime(precision: str, case: Case) -> Forward:
     exports.require("onnxruntime")
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()
     path = exports.peer_onnx_int8(case.subject) if precision == "int8" else exports.peer_onnx(case.subject)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
