@@ -10,8 +10,10 @@ voices.classify("call.mp3").label
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -26,9 +28,9 @@ from sewkit.config import ModelConfig
 from sewkit.decode import BeamSearch, Decoder, FrameTiming, FusionWeights, GreedySearch, Pruning, decode_words
 from sewkit.decode.align import AlignmentError, Evidence, align_words
 from sewkit.decode.lm import LanguageModel
-from sewkit.decode.lm.folder import find_lm
+from sewkit.decode.lm.folder import find_lm, store_lm
 from sewkit.decode.spelling import Reference, spell
-from sewkit.errors import UserError
+from sewkit.errors import MissingExtraError, UserError
 from sewkit.lengths import hop_samples, informed_length, min_samples, num_frames, receptive_field
 from sewkit.pieces import Kept, Piece, Recording, Result, Stitched, Task, delivered
 from sewkit.pipeline import Batching, outcomes
@@ -36,6 +38,7 @@ from sewkit.refine import TwoPasses
 from sewkit.runtime import Runtime, batches_by_size
 from sewkit.segments import Segmentation
 from sewkit.streaming import Final, Stream
+from sewkit.text import Alphabet
 from sewkit.transcript import Alignment, Segment, Transcript, segment_words
 
 BUNDLED = "sew-words"
@@ -77,9 +80,20 @@ def load(
     asr = Recognizer(loaded, run, str(source), batch_seconds)
     if lm is not None:
         asr.decoder = asr.beam_search(lm)
-    elif loaded.alphabet is not None and (stored := find_lm(source)) is not None:
-        asr.decoder = BeamSearch(loaded.alphabet, lm=stored.path, weights=stored.weights, words=stored.words)
+    elif loaded.alphabet is not None and loaded.folder is not None:
+        asr.decoder = _stored_search(loaded.alphabet, loaded.folder) or asr.decoder
     return asr
+
+
+def _stored_search(alphabet: Alphabet, folder: Path) -> BeamSearch | None:
+    """With the language model that lies with a model; None, with a warning, where a package lacks to read it."""
+    if (stored := find_lm(folder)) is None:
+        return None
+    try:
+        return BeamSearch(alphabet, lm=stored.path, weights=stored.weights, words=stored.words)
+    except MissingExtraError as error:
+        warnings.warn(f"decoding greedily, without the model's language model: {error}", stacklevel=3)
+        return None
 
 
 class Chooser(Protocol):
@@ -322,8 +336,19 @@ class Recognizer:
         return self._in_batches(self.runtime.encode, waveforms, compute)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write config.json, model.safetensors, tokenizer and preprocessor files, as transformers loads them."""
-        save_loaded(folder, self.loaded)
+        """Write config.json, model.safetensors, tokenizer and preprocessor files, as transformers loads them.
+
+        The decoder's language model goes with them, with its weights and words. Raises UserError where it was built in
+        memory.
+        """
+        search = self.decoder
+        if not isinstance(search, BeamSearch) or search.lm is None:
+            save_loaded(folder, self.loaded)
+        elif search.lm.path is None:
+            raise UserError("the language model was built in memory: write it with write_arpa, and load that file")
+        else:
+            save_loaded(folder, self.loaded)
+            store_lm(folder, search.lm.path, search.weights, search.symbols.alphabet, search.words)
 
     def _in_batches(
         self,

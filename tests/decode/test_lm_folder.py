@@ -1,8 +1,12 @@
 """A language model with a speech model: found in its folder, tuned, used by the recognizer and the command line."""
 
 import json
+import shutil
+import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import soundfile
@@ -12,7 +16,7 @@ import sewkit
 from sewkit.checkpoint import save_model
 from sewkit.cli.main import app
 from sewkit.decode import BeamSearch, FusionWeights, GreedySearch, Pruning
-from sewkit.decode.lm import LanguageModelError, build_arpa, load_lm, write_arpa
+from sewkit.decode.lm import LanguageModelError, NGramModel, build_arpa, load_lm, write_arpa
 from sewkit.decode.lm.folder import find_lm, store_lm
 from sewkit.testing import synthetic_speech, toy_model
 from sewkit.text import Alphabet
@@ -102,6 +106,79 @@ def test_a_search_made_from_the_present_decoder_keeps_its_language_model(model_f
     search = asr.beam_search(hotwords=["ZERO"])
     assert search.lm is asr.decoder.lm
     assert search.weights == asr.decoder.weights
+
+
+def test_save_takes_the_language_model_along_with_weights_and_words(
+    model_folder: Path, lm_file: Path, tmp_path: Path
+) -> None:
+    asr = sewkit.load(model_folder)
+    asr.decoder = asr.beam_search(lm_file, weights=FusionWeights(alpha=0.8, beta=-1.0))
+    asr.save(tmp_path / "copy")
+    lm_file.unlink()
+    copied = sewkit.load(tmp_path / "copy").decoder
+    assert isinstance(copied, BeamSearch)
+    assert copied.weights == FusionWeights(alpha=0.8, beta=-1.0)
+    assert sorted(copied.words or []) == ["one", "three", "two"]
+    samples = synthetic_speech(2 * RATE)
+    again = sewkit.load(tmp_path / "copy")
+    again.save(tmp_path / "copy")  # onto itself
+    assert again.transcribe(samples).text == asr.transcribe(samples).text
+    assert sewkit.load(tmp_path / "copy").decoder.weights == copied.weights  # type: ignore[attr-defined]
+
+
+def test_a_language_model_in_memory_is_not_lost_in_silence(model_folder: Path, tmp_path: Path) -> None:
+    asr = sewkit.load(model_folder)
+    asr.decoder = asr.beam_search(NGramModel(build_arpa(["one two"], 2)))
+    with pytest.raises(sewkit.UserError, match="built in memory"):
+        asr.save(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def hub_folder(folder: Path, lm_name: str, lm: bytes) -> None:
+    """What models with a language model look like on the hub, in transformers' and pyctcdecode's layout."""
+    (folder / "language_model").mkdir()
+    (folder / "language_model" / lm_name).write_bytes(lm)
+    (folder / "language_model" / "unigrams.txt").write_text("ONE\nTHREE\nTWO")
+    attrs = {"alpha": 0.5, "beta": 1.5, "unk_score_offset": -10.0, "score_boundary": True}
+    (folder / "language_model" / "attrs.json").write_text(json.dumps(attrs))
+    labels = [" " if token == "|" else token for token in Alphabet.english().tokens]
+    (folder / "alphabet.json").write_text(json.dumps({"labels": ["", *labels[1:]], "is_bpe": False}))
+
+
+def test_a_hub_id_brings_the_language_model_of_its_repository(
+    model_folder: Path, lm_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_arpa(lm_file, build_arpa(["ONE TWO THREE", "TWO ONE"], 2))
+    hub_folder(model_folder, "4-gram.arpa", lm_file.read_bytes())
+    (model_folder / "README.md").write_text("not asked for")
+    cache = tmp_path / "snapshots" / "c0ffee"
+
+    def snapshot_download(repo_id: str, *, allow_patterns: list[str], revision: str | None = None) -> str:
+        for path in model_folder.rglob("*"):
+            name = path.relative_to(model_folder)
+            if path.is_file() and any(fnmatch(str(name), pattern) for pattern in allow_patterns):
+                (cache / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, cache / name)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    asr = sewkit.load("someone/sew-tiny-with-lm")
+    assert isinstance(asr.decoder, BeamSearch)
+    assert (asr.decoder.words, asr.decoder.weights) == (["ONE", "THREE", "TWO"], FusionWeights())
+    assert not (cache / "README.md").exists()
+    asr.save(tmp_path / "mine")
+    assert find_lm(tmp_path / "mine") is not None
+
+
+def test_a_kenlm_binary_that_cannot_be_read_here_leaves_the_model_usable(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kenlm", None)
+    hub_folder(model_folder, "4gram.bin", b"mmap lm http://kheafield.com/code format version 5\n\0")
+    with pytest.warns(UserWarning, match=r"decoding greedily, .* pip install 'sewkit\[lm\]'"):
+        asr = sewkit.load(model_folder)
+    assert isinstance(asr.decoder, GreedySearch)
 
 
 # ---- the command line

@@ -36,6 +36,7 @@ KNOWN_IDS = (
 """Published models to suggest where a name is unknown; any other id is tried as well."""
 
 _SMALL_FILES = ["config.json", *tokenizer.FILES, CURVE_FILE]
+_LANGUAGE_MODEL = ["alphabet.json", "language_model/*"]
 _SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
 _TORCH = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"]
 
@@ -58,7 +59,7 @@ def download(model_id: str, accept: Callable[[Path], None]) -> Path:
         folder = Path(huggingface_hub.snapshot_download(model_id, allow_patterns=_SMALL_FILES))
         accept(folder)
         revision = folder.name  # the model may be updated between the calls
-        huggingface_hub.snapshot_download(model_id, revision=revision, allow_patterns=_SAFETENSORS)
+        huggingface_hub.snapshot_download(model_id, revision=revision, allow_patterns=[*_SAFETENSORS, *_LANGUAGE_MODEL])
         if not list(folder.glob("*.safetensors")):
             huggingface_hub.snapshot_download(model_id, revision=revision, allow_patterns=_TORCH)
     except CheckpointError:

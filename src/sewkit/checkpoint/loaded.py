@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from sewkit.checkpoint.exported import Exported
 from sewkit.compute import Compute, operating_points, resolve
@@ -21,6 +22,7 @@ class LoadedModel:
     label_column: the manifest column that the labels were taken from, such as "speaker"; None where no file says it.
     curve: what `sewkit sweep` measured of the model; None where nothing is stored with it.
     exported: what runs in place of `model`, where it was read from an exported folder.
+    folder: where it was read from, that of the cache for a hub id; None for an original file.
     """
 
     model: SpeechModel
@@ -29,6 +31,7 @@ class LoadedModel:
     label_column: str | None = None
     curve: Curve | None = None
     exported: Exported | None = None
+    folder: Path | None = None
 
     @property
     def compute_options(self) -> tuple[Compute, ...]:

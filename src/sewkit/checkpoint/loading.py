@@ -63,12 +63,14 @@ def _load(source: str | os.PathLike[str], architecture: str | os.PathLike[str] |
     if architecture is not None:
         raise CheckpointError(f"{name}: an architecture is given for original .pt files only; this is not such a file")
     if path.is_dir():
-        return load_folder(path)
-    if name in bundled_models():
-        return load_folder(BUNDLED / name)
-    if hub.looks_like_id(name) and path.suffix not in (".pt", ".bin", ".safetensors"):
-        return load_folder(hub.download(name, _refuse_early))
-    raise hub.unknown_name(name, bundled_models())
+        folder = path
+    elif name in bundled_models():
+        folder = BUNDLED / name
+    elif hub.looks_like_id(name) and path.suffix not in (".pt", ".bin", ".safetensors"):
+        folder = hub.download(name, _refuse_early)
+    else:
+        raise hub.unknown_name(name, bundled_models())
+    return replace(load_folder(folder), folder=folder)
 
 
 def _refuse_early(folder: Path) -> None:

@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,9 +61,16 @@ def _read_weights(path: Path) -> FusionWeights:
         raise LanguageModelError(f"{path}: expected a JSON object with {names}: {error}") from error
 
 
-def store_lm(model: str | os.PathLike[str], lm: Path, weights: FusionWeights, alphabet: Alphabet) -> Path:
+def store_lm(
+    model: str | os.PathLike[str],
+    lm: Path,
+    weights: FusionWeights,
+    alphabet: Alphabet,
+    words: Sequence[str] | None = None,
+) -> Path:
     """Put a language model with its weights into a speech model's folder, in place of one there; returns its folder.
 
+    words: the known words, by default the language model's.
     Raises UserError where there is no such folder, LanguageModelError for a language model that can't be read.
     """
     model = Path(model).expanduser()
@@ -74,7 +82,9 @@ def store_lm(model: str | os.PathLike[str], lm: Path, weights: FusionWeights, al
     try:
         shutil.copyfile(lm, draft / lm.name)
         _write_json(draft / "attrs.json", dataclasses.asdict(weights))
-        if (words := load_lm(lm).words()) is not None:
+        if words is None:
+            words = load_lm(lm).words()
+        if words is not None:
             (draft / "unigrams.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)

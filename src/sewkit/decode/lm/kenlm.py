@@ -37,7 +37,7 @@ class KenLMModel:
             import kenlm  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
             raise MissingExtraError(f"{path} is a KenLM binary, and reading it", "lm") from None
-        self._path = path
+        self.path = Path(path)
         self._new_state: Any = kenlm.State
         try:
             self._model = kenlm.Model(os.fspath(path))
@@ -48,16 +48,17 @@ class KenLMModel:
         self.ids: dict[str, int] = {"<unk>": 0}
         self.unknown = 0
         self._states = [self._new_state(), self._new_state()]
+        self._numbers: dict[Any, int] = {}
         self.empty, self.start = 0, 1
         self._model.NullContextWrite(self._states[self.empty])
         self._model.BeginSentenceWrite(self._states[self.start])
 
     def words(self) -> list[str] | None:
         """The words that it knows, without sentence marks; None, with a warning, if its file does not list them."""
-        found = _listed_words(self._path)
+        found = _listed_words(self.path)
         known = [word for word in found or [] if word not in ("<unk>", "<s>", "</s>")]
         if not known or not all(word in self._model for word in known):
-            message = f"{self._path}: lists no words; without a lexicon (unigrams.txt) words are easily glued together"
+            message = f"{self.path}: lists no words; without a lexicon (unigrams.txt) words are easily glued together"
             warnings.warn(message, stacklevel=2)
             return None
         return known
@@ -79,8 +80,10 @@ class KenLMModel:
         """log10 P(word | state), and the state after the word."""
         after = self._new_state()
         score = self._model.BaseScore(self._states[state], self.vocabulary[word], after)
-        self._states.append(after)
-        return score, len(self._states) - 1
+        number = self._numbers.setdefault(after, len(self._states))
+        if number == len(self._states):
+            self._states.append(after)
+        return score, number
 
     def end(self, state: int) -> float:
         """log10 P(</s> | state)."""

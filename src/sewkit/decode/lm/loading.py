@@ -15,6 +15,11 @@ class LanguageModel(Protocol):
     """What the search asks of a language model. States and words are numbers; scores are log10 probabilities."""
 
     order: int
+
+    @property
+    def path(self) -> Path | None:
+        """The file that it was read from, None for one built in memory."""
+
     empty: int
     """The state that knows of no words before."""
     start: int
@@ -44,4 +49,4 @@ def load_lm(path: str | os.PathLike[str]) -> NGramModel | KenLMModel:
         raise LanguageModelError(f"{path}: no such file; expected an ARPA file (.arpa, .arpa.gz) or a KenLM binary")
     if is_kenlm_binary(path):
         return KenLMModel(path)
-    return NGramModel(read_arpa(path), str(path))
+    return NGramModel(read_arpa(path), path)

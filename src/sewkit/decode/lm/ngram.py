@@ -8,6 +8,7 @@ node. A state, what a model remembers of the words so far, is the number of the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -22,10 +23,13 @@ MISSING_UNK = -100.0
 class NGramModel:
     """A language model to query word by word.
 
-    order: length of its longest n-grams. vocabulary: word by id. ids: id by word. start: the state after <s>.
+    order: length of its longest n-grams. path: the file that it was read from, None for one built in memory.
+    vocabulary: word by id. ids: id by word. start: the state after <s>.
     """
 
-    def __init__(self, arpa: Arpa, name: str = "model"):
+    def __init__(self, arpa: Arpa, path: Path | None = None):
+        name = str(path or "model")
+        self.path = path
         arpa = _with_unk(arpa)
         self.order = len(arpa.orders)
         self.vocabulary = arpa.vocabulary
