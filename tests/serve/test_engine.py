@@ -210,6 +210,7 @@ def test_what_is_cancelled_is_not_computed(sleeping):
         for task in others:
             task.cancel()
         await first
+        await asyncio.sleep(0.3)
         assert engine.num_requests == 0
 
     run(sleeping, script, RUNGS)
