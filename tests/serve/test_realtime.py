@@ -408,7 +408,7 @@ def test_a_client_that_takes_no_events_is_let_go(toy: Recognizer) -> None:
             with contextlib.suppress(OSError):  # stuck, or closed by the server
                 for _ in range(1000):
                     client.sendall(b"\x81\x80\0\0\0\0" * 10_000)  # empty texts, each worth an error event
-            server.wait_until(lambda: len(server.sessions) == 0)
+            server.wait_until(lambda: len(server.sessions) == 0, 60.0)
         with plain(server) as client:
             until(client, "ready")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
+import anyio.lowlevel
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sewkit.errors import UserError
@@ -198,6 +199,7 @@ class _Session:
         deadline = anyio.current_time() + self._limits.max_seconds
         await self._send(self._form.greeting())
         while not self._form.is_over:
+            await anyio.lowlevel.checkpoint()  # a thousand messages in one packet leave others their turn
             message = await self._next_message()
             if message is None:
                 return await self._part(self._why_silent())
