@@ -30,6 +30,7 @@ from sewkit.runtime.graph import ClipGraph, output_names
 CONSTANTS = "model.bin"
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 INT8 = "int8"
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class OpenVINOEngine:
@@ -180,9 +181,11 @@ def _nncf() -> Any:
 def _discreet() -> Iterator[None]:
     """Around calls of OpenVINO's and NNCF's tools: no warnings, no progress on standard output, no telemetry.
 
-    Both send usage to their makers unless they believe to be in a CI.
+    Both send usage to their makers unless they believe to be in a CI. What is changed belongs to the process: one
+    thread at a time.
     """
     with (
+        _ONE_AT_A_TIME,
         warnings.catch_warnings(),
         redirect_stdout(StringIO()),
         mock.patch.dict(os.environ, {"CI": "true", "NNCF_CI": "1"}),
