@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sewkit.decode.lm import Arpa, LanguageModelError, NGramModel, build_arpa, load_lm, read_arpa, write_arpa
-from sewkit.decode.lm.building import build_from_files
+from sewkit.decode.lm.building import build_from_files, build_with_lmplz
 from sewkit.decode.lm.kenlm import KenLMModel, _listed_words
 from sewkit.errors import MissingExtraError, UserError
 
@@ -187,6 +187,54 @@ def test_files_are_read_in_turn_and_progress_adds_up_to_one(tmp_path: Path) -> N
     assert counts == [len(ngrams.words) for ngrams in build_arpa(CORPUS, 3).orders]
     assert entries(read_arpa(tmp_path / "lm.arpa")).keys() == entries(build_arpa(CORPUS, 3)).keys()
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.txt", "b.txt.gz", "lm.arpa"]
+
+
+LMPLZ = """#!{python}
+import sys
+arguments = sys.argv[1:]
+lines = sys.stdin.buffer.readlines()
+print("noise", "x" * 200_000, file=sys.stderr)
+if b"fail\\n" in lines:
+    sys.exit("out of disk")
+with open(arguments[arguments.index("--arpa") + 1], "wb") as file:
+    file.write(repr(arguments).encode() + b"\\n" + b"".join(lines))
+"""
+
+
+@pytest.fixture
+def lmplz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for KenLM's program: what it is told and reads goes to the file that it should write."""
+    program = write(tmp_path / "lmplz", LMPLZ.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_lmplz_gets_the_text_line_by_line_and_its_options(tmp_path: Path, lmplz: None) -> None:
+    first, second = write(tmp_path / "a.txt", "one two\r\nthree"), tmp_path / "b.txt.gz"
+    second.write_bytes(gzip.compress(b"four\n" * 50_000))
+    shares: list[float] = []
+    build_with_lmplz([first, second], tmp_path / "lm.arpa", 3, (0, 1), shares.append)
+    told, *lines = (tmp_path / "lm.arpa").read_text().splitlines()
+    partial = told.split("'--arpa', '")[1].split("'")[0]
+    assert told == str(["--order", "3", "--discount_fallback", "--arpa", partial, "--prune", "0", "1"])
+    assert lines == ["one two", "three", *["four"] * 50_000]
+    assert sum(shares) == pytest.approx(1)
+    assert not Path(partial).exists()
+
+
+def test_lmplz_that_fails_says_why_and_leaves_no_file(tmp_path: Path, lmplz: None) -> None:
+    with pytest.raises(UserError, match="lmplz stopped with status 1: out of disk"):
+        build_with_lmplz([write(tmp_path / "a.txt", "fail\n")], tmp_path / "lm.arpa")
+    (tmp_path / "bad.txt").write_bytes(b"fine\n\xff\n")
+    with pytest.raises(LanguageModelError, match=r"bad\.txt, line 2: not UTF-8"):
+        build_with_lmplz([tmp_path / "bad.txt"], tmp_path / "lm.arpa")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "bad.txt", "lmplz"]
+
+
+def test_lmplz_that_stops_reading_is_no_broken_pipe(tmp_path: Path, lmplz: None) -> None:
+    write(tmp_path / "lmplz", "#!/bin/sh\necho no memory >&2\nexit 3\n")
+    with pytest.raises(UserError, match="lmplz stopped with status 3: no memory"):
+        build_with_lmplz([write(tmp_path / "a.txt", "one two three\n" * 50_000)], tmp_path / "lm.arpa")
 
 
 @pytest.mark.parametrize(

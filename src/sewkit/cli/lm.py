@@ -42,12 +42,16 @@ def build(
 
     begun = time.monotonic()
     thresholds = _thresholds(prune)
-    if lmplz:
-        build_with_lmplz(corpus, output, order, thresholds)
-        counts = None
-    else:
-        with counted("building", "%", 100) as advance:
-            counts = build_from_files(corpus, output, order, thresholds, lambda share: advance(100 * share))
+    with counted("building", "%", 100) as advance:
+
+        def on_progress(share: float) -> None:
+            advance(100 * share)
+
+        if lmplz:
+            build_with_lmplz(corpus, output, order, thresholds, on_progress)
+            counts = None
+        else:
+            counts = build_from_files(corpus, output, order, thresholds, on_progress)
     seconds = time.monotonic() - begun
     if as_json:
         print_json({"output": str(output), "order": order, "ngrams": counts, "seconds": round(seconds, 3)})

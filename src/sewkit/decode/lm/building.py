@@ -7,8 +7,10 @@ import os
 import secrets
 import shutil
 import subprocess
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -70,8 +72,18 @@ def _lines(path: Path, raw: IO[bytes]) -> Iterator[bytes]:
         raise LanguageModelError(f"{path}: damaged gzip file: {error}") from error
 
 
-def build_with_lmplz(corpus: Sequence[Path], output: Path, order: int = 4, prune: Sequence[int] = ()) -> None:
-    """The same through KenLM's `lmplz`, which sorts on disk. Raises UserError where it is missing or fails."""
+def build_with_lmplz(
+    corpus: Sequence[Path],
+    output: Path,
+    order: int = 4,
+    prune: Sequence[int] = (),
+    on_progress: Callable[[float], None] | None = None,
+) -> None:
+    """The same through KenLM's `lmplz`, which sorts on disk: the text streams to it, and is never held as a whole.
+
+    on_progress: called with the share of the text handed over since its last call.
+    Raises UserError where lmplz is missing or fails, LanguageModelError for text that can't be read.
+    """
     program = shutil.which("lmplz")
     if program is None:
         raise UserError("lmplz is not on the path; install KenLM, or leave --lmplz out")
@@ -82,11 +94,29 @@ def build_with_lmplz(corpus: Sequence[Path], output: Path, order: int = 4, prune
     if prune:
         command += ["--prune", *map(str, prune)]
     try:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            _, said = process.communicate("".join(_sentences(corpus, lambda share: None)).encode())
-        if process.returncode:
-            last = (said.decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"lmplz stopped with status {process.returncode}: {last}")
+        with tempfile.TemporaryFile() as said:  # not a pipe, which would fill while the text is written
+            status = _run(command, _sentences(corpus, on_progress or (lambda share: None)), said)
+            if status:
+                said.seek(0)
+                last = (said.read().decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
+                raise UserError(f"lmplz stopped with status {status}: {last}")
         os.replace(partial, output)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _run(command: list[str], lines: Iterator[str], said: IO[bytes]) -> int:
+    """Exit status of a program that reads lines; what it says goes to a file. It ends where the lines fail."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as process:
+        assert process.stdin is not None
+        try:
+            for line in lines:
+                process.stdin.write(line.rstrip("\r\n").encode() + b"\n")
+            process.stdin.close()
+        except BrokenPipeError:  # it has stopped, and says why
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode
