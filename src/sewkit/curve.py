@@ -123,18 +123,19 @@ class Curve(BaseModel):
     def refined(self, first: Compute | None = None) -> MeasuredPasses | None:
         """The two passes to use, with a first pass at `first` if that is given; None where none were measured.
 
-        The fastest that make no more errors than their second point alone; if all do, those with fewest.
+        The fastest, over all clips, that make no more errors than their second point alone; if all make more, those
+        with fewest. (The clip of median time is often one of which nothing is heard again.)
         """
         measured = [one for one in self.two_passes if first is None or one.compute == first]
         alone = {point.point: point.wer for point in self.points}
         as_good = [one for one in measured if one.wer <= alone[one.second]]
         if as_good:
-            return min(as_good, key=lambda one: one.seconds_median)
-        return min(measured, key=lambda one: (one.wer, one.seconds_median), default=None)
+            return min(as_good, key=lambda one: one.real_time_factor)
+        return min(measured, key=lambda one: (one.wer, one.real_time_factor), default=None)
 
     def beats_points(self, passes: MeasuredPasses) -> bool:
-        """Whether every single point is slower or makes more errors."""
-        return not any(p.seconds_median <= passes.seconds_median and p.wer <= passes.wer for p in self.points)
+        """Whether every single point is slower over all clips, or makes more errors."""
+        return not any(p.real_time_factor <= passes.real_time_factor and p.wer <= passes.wer for p in self.points)
 
     def check(self, config: ModelConfig, source: object) -> None:
         """Raises UserError, which names `source`, unless it is a curve of such a model."""

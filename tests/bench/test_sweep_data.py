@@ -144,6 +144,9 @@ def test_two_passes_are_measured_stored_and_used(folder: Path, manifest: Path, t
     again = invoke(folder, manifest, "--refine", "--json")  # without --store at the thresholds of the stored curve
     known = [(one["point"], one["threshold"]) for one in json.loads(again.stdout)["two_passes"]]
     assert known == [(one["point"], one["threshold"]) for one in facts["two_passes"]]
+    anew = two_passes(asr, read_manifest(manifest), "squeeze=3", asr.loaded.curve)
+    assert {str(one.first) for one in anew} == {"squeeze=4,query_pool=2,kv_pool=2", "squeeze=4"}
+    assert {str(one.facts()["second"]) for one in anew} == {"squeeze=3"}
 
 
 def test_what_cannot_be_swept_is_one_clear_error(folder: Path, manifest: Path, tmp_path: Path) -> None:
@@ -154,6 +157,8 @@ def test_what_cannot_be_swept_is_one_clear_error(folder: Path, manifest: Path, t
     save_model(tmp_path / "fixed", toy_model("sew"), Alphabet.english())
     with pytest.raises(UserError, match="fixed has one operating point, squeeze=2: there is nothing to refine it with"):
         two_passes(sewkit.load(tmp_path / "fixed"), read_manifest(manifest))
+    with pytest.raises(UserError, match="--second is the point of the second of two passes: give --refine beside"):
+        invoke(folder, manifest, "--second", "squeeze=2")
     with pytest.raises(UserError, match="--time-only has no data"):
         invoke(folder, "--time-only", "--store")
 

@@ -66,7 +66,10 @@ def write_sweep(folder: Path, curve: Curve) -> list[Path]:
 
 
 def draw(curve: Curve) -> Figure:
-    """Word error rate with its interval against the median time of a clip; names stand at their points."""
+    """Word error rate with its interval against the time of a clip; names stand at their points.
+
+    The time is the median; beside two passes, of which few clips may take much longer than most, it is the mean.
+    """
     require_plot()
     from matplotlib.figure import Figure
 
@@ -77,7 +80,7 @@ def draw(curve: Curve) -> Figure:
         _draw_points(axes, curve, factor, COLOURS[index % len(COLOURS)])
     front = curve.front
     axes.step(
-        [1e3 * point.seconds_median for point in front],
+        [_milliseconds(curve, point) for point in front],
         [100 * point.wer for point in front],
         where="post",
         color="black",
@@ -87,8 +90,9 @@ def draw(curve: Curve) -> Figure:
     )
     _draw_passes(axes, curve)
     _write_names(axes, curve)
+    average = "mean" if curve.two_passes else "median"
     axes.set(
-        xlabel=f"median time of a clip, ms (device {curve.device}, threads {curve.environment.get('threads', '?')})",
+        xlabel=f"{average} time of a clip, ms (device {curve.device}, threads {curve.environment.get('threads', '?')})",
         ylabel=f"word error rate, % ({curve.interval})",
     )
     axes.set_title(f"{Path(curve.model).name} on {', '.join(curve.data)}: {curve.num_clips} clips", parse_math=False)
@@ -99,6 +103,11 @@ def draw(curve: Curve) -> Figure:
     return figure
 
 
+def _milliseconds(curve: Curve, one: MeasuredPoint | MeasuredPasses) -> float:
+    seconds = one.real_time_factor * curve.audio_seconds / curve.num_clips if curve.two_passes else one.seconds_median
+    return 1e3 * seconds
+
+
 def _draw_points(axes: Axes, curve: Curve, factor: int, colour: str) -> None:
     """Of one squeeze factor; those on the front are filled."""
     axes.plot([], [], "o", color=colour, label=f"squeeze={factor}")
@@ -106,7 +115,7 @@ def _draw_points(axes: Axes, curve: Curve, factor: int, colour: str) -> None:
         if point.compute.squeeze != factor:
             continue
         axes.errorbar(
-            1e3 * point.seconds_median,
+            _milliseconds(curve, point),
             100 * point.wer,
             yerr=[[100 * max(0, point.wer - point.wer_low)], [100 * max(0, point.wer_high - point.wer)]],
             fmt="o",
@@ -124,7 +133,7 @@ def _draw_passes(axes: Axes, curve: Curve) -> None:
     axes.plot([], [], "x", color="black", label="two passes")
     for one in curve.two_passes:
         axes.errorbar(
-            1e3 * one.seconds_median,
+            _milliseconds(curve, one),
             100 * one.wer,
             yerr=[[100 * max(0, one.wer - one.wer_low)], [100 * max(0, one.wer_high - one.wer)]],
             fmt="x",
@@ -140,12 +149,13 @@ def _write_names(axes: Axes, curve: Curve) -> None:
     middle = sum(axes.get_xlim()) / 2
     for point in curve.points:
         if names := [name for name, compute in curve.names.items() if compute == point.compute]:
+            place = _milliseconds(curve, point)
             axes.annotate(
                 f"{', '.join(names)}\n{point.point}",
-                (1e3 * point.seconds_median, 100 * point.wer),
-                xytext=(36, 12) if 1e3 * point.seconds_median < middle else (-36, 12),
+                (place, 100 * point.wer),
+                xytext=(36, 12) if place < middle else (-36, 12),
                 textcoords="offset points",
-                ha="left" if 1e3 * point.seconds_median < middle else "right",
+                ha="left" if place < middle else "right",
                 arrowprops={"arrowstyle": "-", "color": "grey", "linewidth": 0.8},
                 fontsize="small",
             )

@@ -10,7 +10,7 @@ import numpy as np
 
 from sewkit.audio import SAMPLE_RATE, AudioError
 from sewkit.chunks import CHUNK_SECONDS
-from sewkit.compute import Compute, Refinement, operating_points
+from sewkit.compute import FULL, Compute, Refinement, operating_points
 from sewkit.config import ModelConfig
 from sewkit.curve import Curve
 from sewkit.data.manifest import Utterance, load_utterance
@@ -45,20 +45,22 @@ class Passes:
 def two_passes(
     asr: Recognizer,
     utterances: Sequence[Utterance],
-    second: str = "full",
+    second: str | None = None,
     known: Curve | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[Passes]:
     """Two passes to be measured on these utterances, the second at `second`; `on_progress` gets seconds of sound.
 
-    Those of the `known` curve, if it has any. Otherwise the first is the cheapest point or one without pooling, and
-    the thresholds are quantiles, over the recordings, of the highest doubt in each. Of long recordings the first 30
-    seconds count. Raises UserError for a model without two points, or where no recording can be read.
+    Those of the `known` curve, if it has any (with that second point, if one is given). Otherwise the first is the
+    cheapest point or one without pooling, and the thresholds are quantiles, over the recordings, of the highest doubt
+    in each. Of long recordings the first 30 seconds count. Raises UserError for a model without two points, or where
+    no recording can be read.
     """
     if not asr.config.is_stochastic:
         raise UserError(f"{asr.name} has one operating point, {asr.resolve(None)}: there is nothing to refine it with")
     tried: Mapping[Compute, Sequence[Refinement]]
-    tried = _known(known) or dict.fromkeys(_firsts(asr, asr.resolve(second)), ())
+    again = asr.resolve(second or FULL)
+    tried = _known(known, again if second else None) or dict.fromkeys(_firsts(asr, again), ())
     silent = asr.loaded.alphabet.silent if asr.loaded.alphabet else frozenset[int]()
     heard: dict[Compute, list[Heard]] = {first: [] for first in tried}
     for waveform in _readable(utterances):
@@ -73,7 +75,7 @@ def two_passes(
         if not highest:
             raise UserError(f"none of {len(utterances)} recordings could be read")
         thresholds = np.unique(np.quantile(highest, [1 - share for share in CLIP_SHARES]))
-        made = refinements or [Refinement(round(float(one), 4), asr.resolve(second)) for one in thresholds]
+        made = refinements or [Refinement(round(float(one), 4), again) for one in thresholds]
         found += [Passes(first, one, _share(asr.config, one, heard[first])) for one in made]
     return found
 
@@ -85,10 +87,11 @@ def _firsts(asr: Recognizer, second: Compute) -> list[Compute]:
     return list(dict.fromkeys([points[0], *plain]))
 
 
-def _known(curve: Curve | None) -> dict[Compute, list[Refinement]]:
+def _known(curve: Curve | None, second: Compute | None) -> dict[Compute, list[Refinement]]:
     found: dict[Compute, list[Refinement]] = {}
     for one in curve.two_passes if curve else ():
-        found.setdefault(one.compute, []).append(one.refinement)
+        if second is None or one.refinement.compute == second:
+            found.setdefault(one.compute, []).append(one.refinement)
     return found
 
 

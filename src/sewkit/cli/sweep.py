@@ -36,8 +36,11 @@ def sweep(
         bool, typer.Option("--store", help="Keep the curve in the model's folder, where names of points go by it.")
     ] = False,
     refine: Annotated[
-        bool, typer.Option("--refine", help="Also two passes: at cheap points, and what those doubt again at full.")
+        bool, typer.Option("--refine", help="Also two passes: at cheap points, and what those doubt at another.")
     ] = False,
+    second: Annotated[
+        str | None, typer.Option(help="With --refine, the point of the second pass; default: full.", metavar="POINT")
+    ] = None,
     split: Split = None,
     data_root: DataRoot = None,
     normalizer: NormalizerName = None,
@@ -62,23 +65,25 @@ def sweep(
     with the model, and --compute balanced means that point.
 
     With --refine two passes are measured beside, at thresholds that these data say (or, without --store, at those
-    stored with the model); sewkit transcribe --refine uses the fastest that make no more errors than full alone.
+    stored with the model); sewkit transcribe --refine uses the fastest that make no more errors than --second alone.
 
     Example:  sewkit sweep runs/mine/model dev.jsonl --threads 1 --store -o sweep
 
     Example:  sewkit sweep sew-small sew-tiny --time-only --seconds 10 --threads 1
     """
     if time_only:
-        if store or refine or split or data_root or normalizer or resample:
+        if store or refine or second or split or data_root or normalizer or resample:
             raise UserError("--time-only has no data: leave out --store and the options of data")
         _sweep_times([model, *(data or [])], seconds, runs, device, threads, output, as_json)
         return
+    if second and not refine:
+        raise UserError("--second is the point of the second of two passes: give --refine beside")
     if not data:
         raise UserError("sweep measures errors on data: name a manifest after the model, or give --time-only")
     measured = Measured(split, data_root, normalizer, resample)
     with measured.status():
         manifests = [Path(name) for name in data]
-        _sweep_data(model, manifests, measured, device, threads, output, store, refine, as_json)
+        _sweep_data(model, manifests, measured, device, threads, output, store, refine, second, as_json)
 
 
 def _sweep_data(
@@ -90,6 +95,7 @@ def _sweep_data(
     output: Path | None,
     store: bool,
     refine: bool,
+    second: str | None,
     as_json: bool,
 ) -> None:
     from sewkit.bench.pareto import facts, require_plot, write_sweep
@@ -108,8 +114,9 @@ def _sweep_data(
     rows = [row for manifest in manifests for row in measured.rows(manifest)]
     passes = []
     if refine:
+        known = None if store else asr.loaded.curve
         with seconds_of_audio(sum(row.duration for row in rows), "looking for doubt in") as on_progress:
-            passes = two_passes(asr, rows, known=None if store else asr.loaded.curve, on_progress=on_progress)
+            passes = two_passes(asr, rows, second, known, on_progress)
     with seconds_of_audio(sum(row.duration for row in rows), "sweeping") as on_progress:
         curve = sweep(
             asr,
@@ -228,14 +235,14 @@ def _print_curve(curve: Curve) -> None:
 
 
 def _print_passes(curve: Curve) -> None:
-    """The fastest first."""
+    """The fastest over all clips first."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1))
-    for column in ("", "first pass", "doubt", "again", "WER", "interval", "ms", "p95"):
+    for column in ("", "first pass", "doubt", "again", "WER", "interval", "ms", "p95", "RTF"):
         table.add_column(column, justify="left" if column == "first pass" else "right", no_wrap=True)
-    for one in sorted(curve.two_passes, key=lambda one: one.seconds_median):
+    for one in sorted(curve.two_passes, key=lambda one: one.real_time_factor):
         table.add_row(
             "+" if curve.beats_points(one) else "",
             one.point,
@@ -245,9 +252,13 @@ def _print_passes(curve: Curve) -> None:
             f"{one.wer_low:.1%}-{one.wer_high:.1%}",
             f"{1e3 * one.seconds_median:,.1f}",
             f"{1e3 * one.seconds_p95:,.1f}",
+            f"{one.real_time_factor:.4f}",
         )
     typer.echo(f"two passes, the second at {curve.two_passes[0].second}")
     Console(width=max(Console().width, 100)).print(table)
     chosen = curve.refined()
     assert chosen is not None
-    typer.echo(f"+ beats every single point; --refine: {chosen.point}, again from doubt {chosen.threshold:.3f} on")
+    typer.echo(
+        f"+ no single point has as low an RTF and as few errors; --refine: {chosen.point}, again from doubt "
+        f"{chosen.threshold:.3f} on"
+    )
