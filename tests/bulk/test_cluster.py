@@ -12,6 +12,7 @@ from toy_archive import rows_of, times_of, write_sounds
 from sewkit.bulk import cluster, listing
 from sewkit.bulk.job import Job, Options
 from sewkit.bulk.stages import ModelSpec
+from sewkit.bulk.storage import patiently
 from sewkit.bulk.tally import Tally
 from sewkit.errors import UserError
 
@@ -28,10 +29,11 @@ def nodes() -> Iterator[Any]:
     """A head without CPUs, and two nodes with one each, all processes of this machine."""
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=head)
+    # Ray allows a node half a minute to start, which on a busy machine takes more than one attempt.
+    made = Cluster()
+    patiently(lambda: made.add_node(num_cpus=0, object_store_memory=STORE_BYTES, include_dashboard=False), "head")
     for _ in range(2):
-        made.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+        patiently(lambda: made.add_node(num_cpus=1, object_store_memory=STORE_BYTES), "node")
     yield made
     made.shutdown()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from toy_archive import dying_after, rows_of, times_of, write_sounds
 from sewkit.bulk import job as jobs
 from sewkit.bulk import listing
 from sewkit.bulk.job import Options
+from sewkit.bulk.listing import Clip, Entry, Lot
 from sewkit.bulk.local import LocalEngine
-from sewkit.bulk.stages import ModelSpec
+from sewkit.bulk.rows import Trouble
+from sewkit.bulk.stages import ModelSpec, Stopwatch, read_carefully
 from sewkit.errors import UserError
 from sewkit.recognizer import Recognizer
 
@@ -175,13 +179,24 @@ def test_workers_write_the_same_and_one_that_dies_of_a_recording_spares_the_othe
         assert (row["text"], times_of(row)) == (expected[name]["text"], times_of(expected[name]))
 
 
+def die_of_the_second(entry: Entry) -> Any:
+    if entry.name == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return np.zeros(len(entry.name), np.float32), Stopwatch()
+
+
+def test_a_recording_that_kills_its_reader_is_a_trouble_and_the_others_are_read() -> None:
+    lot = Lot("shard", 0, tuple(Entry(name, (Clip(name),), None) for name in ("a", "b", "cc")))
+    first, second, third = read_carefully(lot, die_of_the_second).sounds
+    assert isinstance(second, Trouble)
+    assert second.kind == "crashed"
+    assert [len(sound) for sound in (first, third) if isinstance(sound, np.ndarray)] == [1, 2]
+
+
 class DeadlySpec(ModelSpec):
     """A model whose process dies when one recording is read."""
 
     def load(self) -> Recognizer:
-        import os
-        import signal
-
         from sewkit.bulk import stages
 
         read = stages._read

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,7 +17,7 @@ import numpy as np
 from sewkit.audio import SAMPLE_RATE, AudioError, AudioSource, load_segment, stream_audio
 from sewkit.bulk import storage
 from sewkit.bulk.listing import Clip, Entry, Lot
-from sewkit.bulk.rows import FAILED, MISSING, UNREACHABLE, UNREADABLE, Row, Trouble, error_row, text_row
+from sewkit.bulk.rows import CRASHED, FAILED, MISSING, UNREACHABLE, UNREADABLE, Row, Trouble, error_row, text_row
 from sewkit.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -129,6 +131,23 @@ class Reader:
         for _, one in pairs:
             watch.add(one)
         return Decoded(lot, [sound for sound, _ in pairs], watch)
+
+
+def read_carefully(lot: Lot, read: Callable[[Entry], tuple[Sound, Stopwatch]] | None = None) -> Decoded:
+    """As `Reader.read`, in a process of its own: a recording of which that dies has this for its trouble."""
+    sounds: list[Sound] = []
+    watch, pool = Stopwatch(), None
+    for entry in lot.entries:
+        pool = pool or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        try:
+            sound, one = pool.submit(read or _read, entry).result()
+            watch.add(one)
+        except BrokenProcessPool:
+            sound, pool = Trouble(CRASHED, "the process that read it died of it"), None
+        sounds.append(sound)
+    if pool is not None:
+        pool.shutdown()
+    return Decoded(lot, sounds, watch)
 
 
 def _read(entry: Entry) -> tuple[Sound, Stopwatch]:
