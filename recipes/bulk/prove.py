@@ -27,6 +27,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,8 @@ def prove_budget(arguments: argparse.Namespace) -> dict[str, Any]:
         seconds = times["fast"] + share * (times["full"] - times["fast"])
         output = arguments.work / f"budget-{share}"
         began = time.time()
-        start(arguments, output, "--finish-by", f"+{seconds:.1f}s", model=model).wait()
+        moment = datetime.fromtimestamp(began + seconds).isoformat()
+        start(arguments, output, "--finish-by", moment, model=model).wait()
         took = time.time() - began
         points = json.loads((output / "summary.json").read_text())["operating_points"]
         figures[f"share {share}"] = {"allowed": seconds, "took": took, "ratio": took / seconds, "audio_hours": points}
