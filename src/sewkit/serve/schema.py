@@ -71,6 +71,8 @@ def read_fields(raw: Mapping[str, Sequence[str]]) -> Fields:
     values: dict[str, Any] = {}
     for name, given in raw.items():
         plain = name.removesuffix("[]")
+        if plain not in Fields.model_fields:
+            continue
         if plain in LIST_FIELDS:
             values[plain] = [*values.get(plain, []), *given]
         elif len(given) > 1:
