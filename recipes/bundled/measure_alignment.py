@@ -1,17 +1,20 @@
 """Measure forced alignment on strings whose word edges are known, because they are joined from trimmed recordings.
 
 Each recording of unseen speakers is cut to its sound by energy and used once; a string has 3 to 12 of them with 0 to
-0.5 s of digital silence before each. Printed are the errors of word edges with and without snapping to the sound, and,
-with a word that is not spoken put into each text, how well `missing` tells it from those that are.
+0.5 s of digital silence before each. A table has a row a list and operating point: errors of word edges in ms, snapped
+to the sound and by the letters only, signed at the 5th, 50th and 95th percentile for starts and ends; and, with a word
+that is not spoken put into each text, the area under ROC of telling it by its score from those that are, and which
+shares of both a threshold would call missing.
 
     python recipes/bundled/measure_alignment.py --data-root data
-    python recipes/bundled/measure_alignment.py --data-root data --model MODEL --squeeze 4 --noise-db 20
+    python recipes/bundled/measure_alignment.py --model MODEL --compute squeeze=1 squeeze=2 squeeze=4 --output table.md
 
 The truth here is energy, and snapping uses energy: --truth-db, the loudness below a recording's loudest moment at which
 it is cut, shows how much hangs on that.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,20 +82,19 @@ def edge_errors(asr: sewkit.Recognizer, joined: list[JoinedString], snap: bool, 
     return np.concatenate(errors)
 
 
-def report_edges(name: str, errors: np.ndarray) -> None:
-    """One line: absolute errors of all edges, signed ones of starts and ends."""
-    middle, high = np.percentile(np.abs(errors), [50, 90]) * 1000
-    signed = [" ".join(f"{value:+5.0f}" for value in np.percentile(side, [5, 50, 95]) * 1000) for side in errors.T]
-    print(
-        f"  {name}: median {middle:.0f} ms, 90 % within {high:.0f} ms; "
-        f"5, 50, 95 % of starts {signed[0]} ms, of ends {signed[1]} ms"
-    )
+def edge_cells(errors: np.ndarray) -> list[str]:
+    """Median and 90th percentile of all edges' errors; 5th, 50th and 95th of signed ones, of starts and of ends."""
+    cells = [f"{value:.0f}" for value in np.percentile(np.abs(errors), [50, 90]) * 1000]
+    return [
+        *cells,
+        *(" ".join(f"{value:+.0f}" for value in np.percentile(side, [5, 50, 95]) * 1000) for side in errors.T),
+    ]
 
 
-def report_missing(
+def missing_cells(
     asr: sewkit.Recognizer, joined: list[JoinedString], compute: sewkit.Compute, generator: np.random.Generator
-) -> None:
-    """How scores tell words that are not spoken from those that are."""
+) -> list[str]:
+    """How scores tell words that are not spoken from those that are: area under ROC, caught and accused at SCORES."""
     vocabulary = sorted({word for string in joined for word in string.words})
     texts = [with_wrong_word(string.words, vocabulary, generator) for string in joined]
     pairs = [(string.samples, " ".join(words)) for string, (words, _) in zip(joined, texts, strict=True)]
@@ -102,38 +104,56 @@ def report_missing(
             (wrong if index == place else right).append(word.score)
     spoken, unspoken = np.array(right), np.array(wrong)
     area = (spoken[:, None] > unspoken).mean() + (spoken[:, None] == unspoken).mean() / 2
-    print(f"  missing: area under ROC {area:.3f} ({len(spoken)} words spoken, {len(unspoken)} not)")
-    for score in SCORES:
-        caught, accused = (unspoken < score).mean(), (spoken < score).mean()
-        print(f"    below {score}: {caught:.1%} of those not spoken, {accused:.1%} of the others")
+    shares = [f"{(unspoken < score).mean():.0%} {(spoken < score).mean():.0%}" for score in SCORES]
+    return [f"{area:.3f}", *shares]
+
+
+def read_strings(arguments: argparse.Namespace, folder: str, intent: str) -> list[JoinedString]:
+    """The strings of one list, with noise if it is asked for; the same ones at every operating point."""
+    generator = np.random.default_rng(arguments.seed)
+    rows = read_manifest(arguments.data_root / folder / "manifest.jsonl", arguments.split)
+    joined = list(strings([row for row in rows if row.extra["intent"] == intent], arguments.truth_db, generator))
+    if arguments.noise_db is not None:
+        for string in joined:
+            noise = coloured_noise(string.samples.size, 1.0, generator)
+            string.samples[:] = add_noise(string.samples, noise, arguments.noise_db)
+    return joined
+
+
+def row(asr: sewkit.Recognizer, name: str, joined: list[JoinedString], compute: sewkit.Compute, seed: int) -> list[str]:
+    """What was measured of one list at one operating point."""
+    edges = [cell for snap in (True, False) for cell in edge_cells(edge_errors(asr, joined, snap, compute))]
+    words = sum(len(string.words) for string in joined)
+    return [name, str(compute), str(words), *edges, *missing_cells(asr, joined, compute, np.random.default_rng(seed))]
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--model", default="sew-words")
-    parser.add_argument("--squeeze", type=int, help="default: the model's own")
+    parser.add_argument("--compute", nargs="+", default=["full"], help="operating points, such as squeeze=1 squeeze=4")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--truth-db", type=float, default=30.0)
     parser.add_argument("--noise-db", type=float, help="signal-to-noise ratio of pink noise that is added")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="Markdown file to write the table to")
     arguments = parser.parse_args()
     asr = sewkit.load(arguments.model)
-    compute = sewkit.Compute(squeeze=arguments.squeeze or asr.config.squeeze_factor)
+    points = [asr.resolve(text) for text in arguments.compute]
+    edges = ["median", "90 %", "starts", "ends"]
+    header = ["list", "compute", "words", *edges, *(f"letters: {name}" for name in edges), "ROC"]
+    header += [f"below {score}" for score in SCORES]
+    lines = [header, ["---"] * len(header)]
     for name, folder, intent in LISTS:
-        generator = np.random.default_rng(arguments.seed)
-        rows = read_manifest(arguments.data_root / folder / "manifest.jsonl", arguments.split)
-        clips = [row for row in rows if row.extra["intent"] == intent]
-        joined = list(strings(clips, arguments.truth_db, generator))
-        if arguments.noise_db is not None:
-            for string in joined:
-                noise = coloured_noise(string.samples.size, 1.0, generator)
-                string.samples[:] = add_noise(string.samples, noise, arguments.noise_db)
-        print(f"{name}: {len(joined)} strings, {len(clips)} words, squeeze {compute.squeeze}")
-        for snap in (True, False):
-            report_edges("snapped to sound" if snap else "letters only", edge_errors(asr, joined, snap, compute))
-        report_missing(asr, joined, compute, generator)
+        joined = read_strings(arguments, folder, intent)
+        for compute in points:
+            lines.append(row(asr, name, joined, compute, arguments.seed))
+            print(f"{name} at {compute}: median {lines[-1][3]} ms, 90 % within {lines[-1][4]} ms", file=sys.stderr)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    print(table)
+    if arguments.output:
+        arguments.output.write_text(table + "\n")
 
 
 if __name__ == "__main__":
