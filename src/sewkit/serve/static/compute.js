@@ -14,8 +14,12 @@ function draw(name, attributes, text) {
 }
 
 const percent = (rate) => `${(100 * rate).toFixed(100 * rate < 10 ? 1 : 0)} %`;
-const milliseconds = (time) => (time < 10 ? time.toFixed(1) : time < 1000 ? time.toFixed(0) : `${(time / 1000).toFixed(1)} s`);
-const withUnit = (time) => (time < 1000 ? `${milliseconds(time)} ms` : milliseconds(time));
+
+/** Milliseconds in few digits. */
+export function withUnit(time) {
+  if (time >= 1000) return `${Number((time / 1000).toPrecision(2))} s`;
+  return `${time < 10 ? time.toFixed(1) : Math.round(time)} ms`;
+}
 
 function facts(point) {
   const parts = [];

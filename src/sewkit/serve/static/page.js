@@ -1,6 +1,6 @@
 // The page: sound from the microphone or a file to words, and what the server is doing meanwhile.
 
-import { ComputeControl } from "./compute.js";
+import { ComputeControl, withUnit } from "./compute.js";
 import { LevelMeter, Trouble, asPcm16, openMicrophone } from "./microphone.js";
 import { TranscriptView, breakable, clock } from "./transcript.js";
 
@@ -327,8 +327,8 @@ function showState(state) {
   byId("fact-queue").textContent = requests || chunks ? `${requests} files, ${sound.toFixed(1)} s of sound` : "nobody";
   byId("fact-load").value = Math.min(1, state.busy);
   byId("fact-load-text").textContent = `${load} %`;
-  byId("fact-p95").textContent = state.p95_ms === null ? "–" : `${Math.round(state.p95_ms)} ms`;
-  byId("fact-goal").textContent = `${Math.round(state.target_p95_ms)} ms`;
+  byId("fact-p95").textContent = state.p95_ms === null ? "–" : withUnit(state.p95_ms);
+  byId("fact-goal").textContent = withUnit(state.target_p95_ms);
   if (state.draining) showPulse("away", "going down");
   else if (state.busy > 0.7) showPulse("busy", "busy");
   else showPulse("idle", requests || session ? "listening" : "ready");
