@@ -77,9 +77,10 @@ def test_the_command_line_transcribes_with_an_exported_folder(folder: Path, tmp_
     assert json.loads(result.stdout)["text"] == sewkit.load(folder).transcribe(CLIPS[0]).text
 
 
+@pytest.mark.parametrize("name", ["sew", "sew-d"])
 @pytest.mark.parametrize("runtime", ["openvino", "onnx"])
-def test_int8_is_smaller_and_exact_whatever_shares_a_call(runtime: str, tmp_path: Path) -> None:
-    model = LoadedModel(toy_model("sew"), Alphabet.english())
+def test_int8_is_near_and_exact_whatever_shares_a_call(runtime: str, name: str, tmp_path: Path) -> None:
+    model = LoadedModel(toy_model(name), Alphabet.english())
     asr = sewkit.load(exported(model, tmp_path / "int8", runtime, int8_clips=CLIPS))
     (one, other), alone = asr.logits(CLIPS[:2]), asr.logits([CLIPS[1]])[0]
     np.testing.assert_array_equal(other, alone)

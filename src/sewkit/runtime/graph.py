@@ -23,7 +23,7 @@ from sewkit.model import SpeechModel
 from sewkit.model.attention import SelfAttention
 from sewkit.model.disentangled import RelativePositions, log_buckets
 from sewkit.model.encoder import EncoderLayer
-from sewkit.model.features import InstanceNorm
+from sewkit.model.features import ConvBlock, InstanceNorm
 from sewkit.model.heads import ClassificationHead, CTCHead
 from sewkit.model.stochastic import ways_up
 
@@ -46,9 +46,9 @@ class ClipGraph(nn.Module):
         self.encoder_norm, self.norm_first = model.encoder.norm, model.encoder.norm_first
         pools = compute.pools(model.config.num_layers)
         tables = model.encoder.positions
+        assert tables is None or isinstance(tables, RelativePositions)
         self.layers = nn.ModuleList(
-            _Layer(layer, *pair, None if tables is None else tables)
-            for layer, pair in zip(model.encoder.layers, pools, strict=True)
+            _Layer(layer, *pair, tables) for layer, pair in zip(model.encoder.layers, pools, strict=True)
         )
         self.indices = nn.ModuleDict()
         if tables is not None:
@@ -63,6 +63,7 @@ class ClipGraph(nn.Module):
             waveform = centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + self.norm_eps)
         x = waveform[:, None]
         for block in self.blocks:
+            assert isinstance(block, ConvBlock)
             x = F.gelu(_normed(block.conv(x), block.norm))
         features = self.projection(self.feature_norm(x.transpose(1, 2)))
         states = self._encode(self.squeeze(features))
@@ -76,6 +77,7 @@ class ClipGraph(nn.Module):
         indices = {key: index(x) for key, index in self.indices.items()}
         states = [x]
         for layer in self.layers:
+            assert isinstance(layer, _Layer)
             states.append(layer(states[-1], indices.get(layer.key)))
         if self.encoder_norm is not None and self.norm_first:
             states[-1] = self.encoder_norm(states[-1])
@@ -145,8 +147,9 @@ class _Squeeze(nn.Module):
 class _Layer(nn.Module):
     """(1, U, H) -> (1, U, H), see `EncoderLayer`."""
 
-    def __init__(self, layer: EncoderLayer, query_pool: int, kv_pool: int, tables: RelativePositions | None):
+    def __init__(self, layer: nn.Module, query_pool: int, kv_pool: int, tables: RelativePositions | None):
         super().__init__()
+        assert isinstance(layer, EncoderLayer)
         self.key = _key((query_pool, kv_pool))
         assert isinstance(layer.attention, SelfAttention)
         self.attention = _Attention(layer.attention, query_pool, kv_pool, tables)
