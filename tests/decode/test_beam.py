@@ -277,6 +277,27 @@ def test_a_hotword_that_the_language_model_does_not_know_is_heard_without_its_pe
     assert one.lm - unknown.lm == pytest.approx(0.5 * 10 * math.log(10))
 
 
+def test_an_unknown_word_costs_by_its_length_so_that_words_are_not_glued_together() -> None:
+    scores = [
+        next(
+            one.lm
+            for one in BeamSearch(ALPHABET, lm=LM).decode(spelled_logits(text, ALPHABET, confidence=9.0), n=50)
+            if one.text == text
+        )
+        for text in ("BAB", "BABBAB", "BABBABBABBAB")
+    ]
+    penalty = 0.5 * 10 * math.log(10)
+    assert [score - scores[0] for score in scores] == pytest.approx([0.0, 0.0, -penalty])
+
+
+def test_probabilities_below_what_a_float_holds_are_still_counted() -> None:
+    """3,000 uncertain frames: the best text has a probability of about e^-1000."""
+    logits = np.tile(random_logits(0, 5, sharpness=0.2), (600, 1))
+    (found,) = BeamSearch(ALPHABET, pruning=Pruning.off(20)).decode(logits)
+    assert -5000 < found.acoustic < -800
+    assert math.isfinite(found.score)
+
+
 def test_hotwords_are_whole_words_and_phrases_and_each_occurrence_counts() -> None:
     search = BeamSearch(ALPHABET, hotwords={"A": 1.0, "A B": 2.0, "BA": 0.5})
     for text, earned in (("A B A B", 6.0), ("AB BAA", 0.0), ("BA A BA", 2.0), ("B", 0.0)):
