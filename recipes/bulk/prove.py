@@ -135,7 +135,7 @@ def prove_ray(arguments: argparse.Namespace) -> dict[str, Any]:
     def kill_one(tally: Tally) -> None:
         if not killed and tally.num_done > tally.num_recordings / 3:
             killed.append(tally.num_done)
-            cluster.remove_node(cluster.list_all_nodes[-1], allow_graceful=False)
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
     spec = ModelSpec(arguments.model, device="cpu", threads=arguments.threads)
     for name, on_progress in (("undisturbed", lambda tally: None), ("node_killed", kill_one)):

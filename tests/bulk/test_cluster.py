@@ -55,7 +55,7 @@ def test_a_node_is_killed_in_mid_run_and_the_job_finishes_complete(
     def kill_one(tally: Tally) -> None:
         if tally.num_done >= 4 and not killed:
             killed.append(tally.num_done)
-            nodes.remove_node(nodes.list_all_nodes[-1], allow_graceful=False)
+            nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
 
     spec = ModelSpec(str(toy_folder), device="cpu")
     options = Options(str(archive), str(tmp_path / "ray"), spec, ray=nodes.address, shard_recordings=4)
