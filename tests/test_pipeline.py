@@ -3,6 +3,7 @@
 import io
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,8 @@ def test_each_worker_has_its_share_of_the_threads_and_the_caller_gets_them_back(
         assert len(list(outcomes(sounds([3_000] * 20), task, Batching(3_000, 2), lambda _: None))) == 20
         assert seen == {("sewkit", 2)}
         assert torch.get_num_threads() == 4
+        with ThreadPoolExecutor(1) as pool:  # a new thread begins with the number that was last set anywhere
+            assert pool.submit(torch.get_num_threads).result() == 4
     finally:
         torch.set_num_threads(before)
 
