@@ -1,14 +1,23 @@
-"""Letters: the alphabet of a CTC head, and the rule that turns frame labels into text."""
+"""Letters: the alphabet of a CTC head, how frame labels become text, apostrophes and dashes as people write them."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 LETTERS = "ETAONIHSRDLUMWCFGYPBVK'XJQZ"
 """The order of fairseq's LibriSpeech dictionary, most frequent first, which the published English heads use."""
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc`\u00b4", "'"))
+JOINTS = re.compile(r"[-\u2010-\u2015\ufe58\ufe63\uff0d/_]+")
+"""Hyphens, dashes, slashes and underscores: they part a written word into several spoken ones."""
+
+
+def with_apostrophes(text: str) -> str:
+    """All signs that are typed for an apostrophe as the one that alphabets have."""
+    return text.translate(_APOSTROPHES)
 
 
 @dataclass(frozen=True)

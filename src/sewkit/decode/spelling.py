@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
 
 from sewkit.errors import UserError
-from sewkit.text import Alphabet
+from sewkit.text import JOINTS, Alphabet, with_apostrophes
 
-_APOSTROPHES = "'\u2019\u02bc"
 _SPOKEN_PUNCTUATION = "%&@#\u00a7"
 """Signs of Unicode's class of punctuation that are read aloud."""
-_JOINTS = re.compile(r"[-\u2010-\u2015/_]+")
-"""Signs that part a written word into several spoken ones."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def _spoken_words(text: str, alphabet: Alphabet) -> tuple[list[str], list[list[s
     spoken: list[list[str]] = []
     waiting = ""  # signs before the first word
     for word in text.split():
-        parts = [part for part in (_sounded(piece, alphabet) for piece in _JOINTS.split(word)) if part]
+        parts = [part for part in (_sounded(piece, alphabet) for piece in JOINTS.split(word)) if part]
         if parts:
             written.append(waiting + word)
             spoken.append(parts)
@@ -82,7 +78,7 @@ def _spoken_words(text: str, alphabet: Alphabet) -> tuple[list[str], list[list[s
 
 def _sounded(piece: str, alphabet: Alphabet) -> str:
     """Without its silent characters."""
-    piece = "".join("'" if character in _APOSTROPHES else character for character in piece)
+    piece = with_apostrophes(piece)
     letters = alphabet.ids.keys() - {alphabet.delimiter} | {"'"}
     kept = "".join(c for c in piece if c in letters or not _is_silent(c)).strip("'")
     return kept if "'" in alphabet.ids else kept.replace("'", "")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sewkit.data.importers.writing import to_letters
 from sewkit.errors import UserError
 from sewkit.evaluate.numbers import digits_of_words
+from sewkit.text import with_apostrophes
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,6 @@ class Normalizer:
 Rule = tuple[str, str]
 """A regular expression and what stands in its place."""
 
-JOINTS = re.compile(r"[/_]")
-
 
 def _as_written(text: str) -> str:
     return " ".join(text.split())
@@ -40,7 +39,7 @@ def _as_written(text: str) -> str:
 
 def _librispeech(text: str) -> str:
     """`sewkit data import --letters`, and beyond that nothing is left but A to Z, apostrophes and spaces."""
-    letters, _ = to_letters(_without_accents(JOINTS.sub(" ", text)))
+    letters, _ = to_letters(_without_accents(text))
     kept = re.sub(r"[^A-Z' ]", "", letters)
     return " ".join(word for word in kept.split() if word.strip("'"))
 
@@ -57,7 +56,7 @@ def _without_accents(text: str) -> str:
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 
 
-APOSTROPHES: tuple[Rule, ...] = (("[\u2018\u2019\u02bc`\u00b4]", "'"), (r"\s+'(?=(?:s|t|d|m|ll|re|ve)\b)", "'"))
+APOSTROPHES: tuple[Rule, ...] = ((r"\s+'(?=(?:s|t|d|m|ll|re|ve)\b)", "'"),)
 NOT_SPOKEN: tuple[Rule, ...] = (
     (r"\[[^\]]*\]|<[^>]*>|\([^)]*\)|\{[^}]*\}", " "),
     (r"\b(?:u+h+|u+m+|e+r+m+|h+m+|m+h+m+|mm+)\b", " "),
@@ -118,7 +117,7 @@ def _rewrite(text: str, rules: Sequence[Rule]) -> str:
 
 
 def _whisper_english(text: str) -> str:
-    text = _rewrite(text.lower(), (*APOSTROPHES, *NOT_SPOKEN, *SHORT_FORMS, *TITLES))
+    text = _rewrite(with_apostrophes(text.lower()), (*APOSTROPHES, *NOT_SPOKEN, *SHORT_FORMS, *TITLES))
     return digits_of_words(_rewrite(_without_accents(text), SIGNS))
 
 

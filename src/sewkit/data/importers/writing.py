@@ -13,6 +13,7 @@ from typing import Any
 from sewkit.audio import AudioError
 from sewkit.data.importers.common import Problem, Row
 from sewkit.data.manifest import ManifestError, Part, part_seconds
+from sewkit.text import JOINTS, with_apostrophes
 
 FIRST_COLUMNS = ("audio", "start", "channel", "offset", "size", "text", "speaker", "duration", "split")
 
@@ -85,14 +86,12 @@ def write_manifest(
 def to_letters(text: str) -> tuple[str, list[str]]:
     """(upper case without punctuation but apostrophes, the characters removed).
 
-    Dashes separate words. Digits and letters with accents stay: only a person knows how they are read, and
+    Dashes and slashes separate words. Digits and letters with accents stay: only a person knows how they are read, and
     `sewkit data validate` names them.
     """
     kept, removed = [], []
-    for character in text.upper().translate({0x2019: "'", 0x2018: "'", 0x02BC: "'"}):
-        if unicodedata.category(character) == "Pd":
-            kept.append(" ")
-        elif unicodedata.category(character)[0] in "PS" and character != "'":
+    for character in JOINTS.sub(" ", with_apostrophes(text.upper())):
+        if unicodedata.category(character)[0] in "PS" and character != "'":
             removed.append(character)
         else:
             kept.append(character)
