@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ SPEED_SECONDS = 10.0
 """Length of the clip that is timed, alone in its batch."""
 MAX_WER_LOSS = 0.003
 """Word error rate that an export may lose unless the caller says, a fraction."""
-EXPORTING, COMPARING = "exporting", "comparing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,23 +104,19 @@ def export_through_gate(
     force: bool = False,
     runs: int = 7,
     on_gate: Callable[[Gate], None] | None = None,
-    on_progress: Callable[[str, float], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Gate:
     """Export a model to a new folder if what was exported passes the gate, or with `force`; see `runtime.export`.
 
     Compared are the points that `sewkit.compute.NAMES` stand for. `on_gate` is handed the figures before anything is
-    decided; on_progress: called with what is being done and the points, or seconds of sound, that are done. Raises
-    UserError, a GateRefused where the model does not pass.
+    decided; on_progress: called with 1 for each operating point that is exported, then with shares of the comparison,
+    which sum to 1. Raises UserError, a GateRefused where the model does not pass.
     """
-
-    def report(doing: str) -> Callable[[float], None] | None:
-        return None if on_progress is None else partial(on_progress, doing)
-
     with new_folder(folder) as draft:
-        export(loaded, draft, runtime, int8_clips=int8_clips, points=points, on_progress=report(EXPORTING))
+        export(loaded, draft, runtime, int8_clips=int8_clips, points=points, on_progress=on_progress)
         after = load(draft)
         before = Recognizer(loaded, TorchRuntime(loaded.model, torch.device("cpu")), "before")
-        gate = run_gate(before, after, clips, _named(after), runs=runs, on_progress=report(COMPARING))
+        gate = run_gate(before, after, clips, _named(after), runs=runs, on_progress=on_progress)
         if on_gate is not None:
             on_gate(gate)
         if (problems := gate.problems(max_wer_loss)) and not force:
@@ -148,12 +142,13 @@ def run_gate(
 ) -> Gate:
     """Compare two recognizers of one model on clips, at each of the points.
 
-    Speed is of a clip of `SPEED_SECONDS` made of these, both in turn `runs` times. on_progress: called with the seconds
-    of sound done. Raises UserError without clips.
+    Speed is of a clip of `SPEED_SECONDS` made of these, both in turn `runs` times. on_progress: called with shares of
+    the work, which sum to 1. Raises UserError without clips.
     """
     if not clips:
         raise UserError("the gate has nothing to listen to; expected at least one clip")
-    measured = tuple(_measure(before, after, clips, point, runs, on_progress) for point in points)
+    share = 1 / (len(points) * len(clips))
+    measured = tuple(_measure(before, after, clips, point, runs, share, on_progress) for point in points)
     seconds = sum(len(clip.waveform) for clip in clips) / SAMPLE_RATE
     return Gate(num_clips=len(clips), audio_seconds=seconds, points=measured)
 
@@ -164,6 +159,7 @@ def _measure(
     clips: Sequence[GateClip],
     point: Compute,
     runs: int,
+    share_of_clip: float,
     on_progress: Callable[[float], None] | None,
 ) -> PointGate:
     differences, sizes = [0.0], [0.0]
@@ -172,7 +168,7 @@ def _measure(
         differences.append(float(np.abs(one - other).max(initial=0)))
         sizes.append(float(np.abs(one).max(initial=0)))
         if on_progress is not None:
-            on_progress(len(clip.waveform) / SAMPLE_RATE)
+            on_progress(share_of_clip)
     rates = _rates(before, after, clips, point)
     timed = _timed_clip(clips)
     times = interleaved(

@@ -64,6 +64,9 @@ def export(
 
     from sewkit.bench.gate import export_through_gate
     from sewkit.checkpoint import load_model
+    from sewkit.cli.progress import counted
+    from sewkit.compute import operating_points
+    from sewkit.runtime.export import grid_of
 
     kind = _runtime(runtime)
     if int8 and calibrate is None and kind == "openvino":
@@ -73,17 +76,21 @@ def export(
     loaded = load_model(model, architecture)
     calibration, held_out = _split(_rows([calibrate], data_root) if calibrate else [], calibration_clips if int8 else 0)
     heard = _rows(gate_data, data_root, gate_clips) if gate_data else held_out[:gate_clips]
-    gate = export_through_gate(
-        loaded,
-        folder,
-        kind,
-        _gate_clips(heard),
-        int8_clips=_waveforms(calibration) if int8 else None,
-        points=None if compute is None else [loaded.resolve(point) for point in compute],
-        max_wer_loss=max_wer_loss / 100,
-        force=force,
-        on_gate=None if as_json else _print,
-    )
+    points = None if compute is None else [loaded.resolve(point) for point in compute]
+    grid = operating_points(loaded.model.config if points is None else grid_of(loaded.model.config, points))
+    with counted("exporting", "points, comparison included", len(grid) + 1) as on_progress:
+        gate = export_through_gate(
+            loaded,
+            folder,
+            kind,
+            _gate_clips(heard),
+            int8_clips=_waveforms(calibration) if int8 else None,
+            points=points,
+            max_wer_loss=max_wer_loss / 100,
+            force=force,
+            on_gate=None if as_json else _print,
+            on_progress=on_progress,
+        )
     megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     if as_json:
         print_json({"folder": str(folder), "runtime": kind, "int8": int8, "megabytes": megabytes, **gate.to_dict()})

@@ -95,7 +95,7 @@ def export(
     Raises UserError.
     """
     model = loaded.model
-    config = model.config if points is None else _grid_of(model.config, points)
+    config = model.config if points is None else grid_of(model.config, points)
 
     def graphs() -> Iterator[tuple[str, Any]]:
         for point in operating_points(config):
@@ -147,7 +147,7 @@ def _graph(
     return openvino.quantized(graph, heard)
 
 
-def _grid_of(config: ModelConfig, points: Iterable[Compute]) -> ModelConfig:
+def grid_of(config: ModelConfig, points: Iterable[Compute]) -> ModelConfig:
     """The shape with the smallest sets of factors and pools that hold some operating points."""
     chosen = list(points)
     factors = {point.squeeze for point in chosen}
