@@ -74,7 +74,6 @@ def evaluate(
 
     Example:  sewkit evaluate recipes/bundled/test-*.jsonl --data-root data -o report
     """
-    from sewkit.evaluate.manifest import evaluate_classes
     from sewkit.recognizer import load
 
     asr = load(model, device=device, threads=threads)
@@ -83,21 +82,13 @@ def evaluate(
         raise UserError(f"--label-column and --confusion are for classifiers; {model} has no classification head")
     if classifies and (output or normalizer or resample):
         raise UserError(f"--output, --normalizer and --resample are for models that transcribe; {model} classifies")
-    if confusion and len(manifests) > 1:
-        raise UserError(f"--confusion draws one manifest, found {len(manifests)}; evaluate them one by one")
     if tune_lm and compute:
         raise UserError("--tune-lm finds weights at the model's dearest operating point: leave out --compute")
     if tune_lm:
         _tune(asr, model, lm, beam, manifests, split, data_root, as_json)
         return
     if classifies:
-        for manifest in manifests:
-            result = evaluate_classes(
-                asr, manifest, label_column=label_column, split=split, data_root=data_root, compute=compute
-            )
-            if confusion:
-                result.confusion.draw(confusion)
-            print_json(result.to_dict()) if as_json else typer.echo(str(result))
+        _classes(asr, manifests, label_column, confusion, split, data_root, compute, as_json)
         return
     choose_decoder(asr, lm, hotword, beam, alpha, beta)
     measured = Measured(split, data_root, normalizer, resample)
@@ -105,6 +96,30 @@ def evaluate(
         for manifest, folder in report_folders(manifests, output).items():
             evaluation = measured.evaluate(asr, manifest, compute)
             _give(evaluation, measured, folder, worst, as_json)
+
+
+def _classes(
+    asr: Recognizer,
+    manifests: list[Path],
+    label_column: str | None,
+    confusion: Path | None,
+    split: str | None,
+    data_root: Path | None,
+    compute: str | None,
+    as_json: bool,
+) -> None:
+    """Accuracy of a classifier on each manifest."""
+    from sewkit.evaluate.manifest import evaluate_classes
+
+    if confusion and len(manifests) > 1:
+        raise UserError(f"--confusion draws one manifest, found {len(manifests)}; evaluate them one by one")
+    for manifest in manifests:
+        result = evaluate_classes(
+            asr, manifest, label_column=label_column, split=split, data_root=data_root, compute=compute
+        )
+        if confusion:
+            result.confusion.draw(confusion)
+        print_json(result.to_dict()) if as_json else typer.echo(str(result))
 
 
 def _give(evaluation: Evaluation, measured: Measured, folder: Path | None, worst: int, as_json: bool) -> None:
