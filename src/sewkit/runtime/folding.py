@@ -36,7 +36,7 @@ from sewkit.model.squeeze import PositionalConv
 
 TILE_FRAMES = 256
 """Frames that the extractor makes at a time: enough to keep a core busy, few enough for their memory to be reused."""
-QUERY_BLOCK = 128
+QUERY_BLOCK = 256
 """Queries whose scores are held at a time."""
 WINDOW_TAPS = 64
 """Positional convolutions of more taps than this are quicker in the frequency domain."""
