@@ -55,7 +55,7 @@ class Pruning:
     """
 
     width: int = 32
-    beam_threshold: float = 14.0
+    beam_threshold: float = 12.0
     token_threshold: float = -6.0
     silence_threshold: float = 0.9995
 
