@@ -157,7 +157,8 @@ def test_the_recogniser_runs_at_the_point_asked_for_by_value_or_as_text(saved: P
     for point in (asr.compute_options[0], Compute(3, 2, 1)):
         by_value, by_text = (asr.logits([waveform], compute=way)[0] for way in (point, str(point)))
         np.testing.assert_array_equal(by_value, by_text)
-        np.testing.assert_array_equal(by_value, logits(asr.loaded.model, waveform, point)[0].numpy())
+        # 1e-5: the runtime prepares the model for inference, which sums in another order
+        np.testing.assert_allclose(by_value, logits(asr.loaded.model, waveform, point)[0].numpy(), atol=1e-5)
         assert asr.transcribe(waveform, compute=str(point)).compute == point
     assert asr.transcribe(waveform).compute == Compute(1)
     with pytest.raises(UserError, match=r"does not run at squeeze=6; it runs at: squeeze 1, 2, 3, 4; query_pool 1, 2"):
