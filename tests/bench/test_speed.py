@@ -2,6 +2,7 @@
 
 import csv
 import json
+import mmap
 import time
 from pathlib import Path
 
@@ -219,11 +220,12 @@ def test_watching_tells_busy_from_idle_and_sees_memory_grow() -> None:
     with watching() as idle:
         time.sleep(0.5)
     with watching() as growing:
-        held = np.ones(30 * 2**17)
+        held = mmap.mmap(-1, 30 * 2**20)  # pages of its own: an array may lie where a freed one lay
+        held.write(bytes(len(held)))
         time.sleep(0.3)
     assert idle.busy < 0.5
     assert growing.quarters[-1] - idle.quarters[-1] > 20
-    del held
+    held.close()
 
 
 def test_published_sizes_become_stochastic_only_where_a_point_asks_for_it(
