@@ -15,7 +15,18 @@ import torch
 from sewkit.audio import SAMPLE_RATE, load_audio
 from sewkit.recognizer import Recognizer, load
 
-EXTRAS = {"audio": "av", "train": "jiwer", "plot": "matplotlib", "lm": "kenlm", "mic": "sounddevice"}
+EXTRAS = {
+    "audio": "av",
+    "train": "jiwer",
+    "plot": "matplotlib",
+    "lm": "kenlm",
+    "mic": "sounddevice",
+    "openvino": "openvino",
+    "onnx": "onnxruntime",
+    "serve": "fastapi",
+    "bulk": "pyarrow",
+    "cluster": "ray",
+}
 """Extra -> a package that it brings."""
 TOLERANCE = 1e-4
 """Largest difference of a logit between a clip in a padded batch and the clip alone, in float32."""
