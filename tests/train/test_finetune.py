@@ -209,3 +209,9 @@ def test_the_committed_recipe_is_valid_and_fits_twelve_megabytes_in_half_precisi
     model = build_model(recipe.model.replace(vocab_size=32))
     assert 2 * model.num_parameters() < 12e6
     assert all((recipe.folder / dev.manifest).exists() for dev in recipe.dev)
+
+
+def test_the_recipe_that_makes_the_bundled_model_stochastic_is_valid():
+    recipe = load_recipe(FinetuneRecipe, Path(__file__).parents[2] / "recipes" / "bundled-stochastic.yaml")
+    assert recipe.stochastic is not None
+    assert all((recipe.folder / dev.manifest).exists() for dev in recipe.dev)
