@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ READING_SHARE = 0.1
 """Of a model's CPUs that its readers are given: what decoding takes of the time of a small model."""
 MAX_BEGUN = 2
 """A lot that was begun more often, by readers that are no more, is read by a process that may die of it."""
+CONNECT_SECONDS = 10.0
+"""In which the head of a cluster has to answer."""
 MAX_BLOCKS = 10_000
 """In which lots are handed to Ray; each costs its scheduler a little."""
 
@@ -43,8 +46,9 @@ def connect(address: str) -> Any:
     if not ray.is_initialized():
         here: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
         try:
+            _knock(address)
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **here)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"--ray {address}: no cluster to connect to ({_one_line(error)}); expected the address of its head, "
                 f"auto on one of its nodes, or {LOCAL}"
@@ -52,6 +56,13 @@ def connect(address: str) -> Any:
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody answers at HOST:PORT; Ray itself goes on trying for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def cluster_size(spec: ModelSpec, address: str, workers: int | None) -> tuple[int, int]:
