@@ -101,9 +101,10 @@ def test_ctrl_c_while_waiting_for_sound_ends_the_blocks_and_not_the_program() ->
         os.kill(os.getpid(), signal.SIGINT)
         yield np.ones(1)
 
+    before = signal.getsignal(signal.SIGINT)
     with live.Interruptible() as interruptible:
         assert len(list(interruptible(waiting()))) == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_during_work_lets_it_end_and_a_second_one_does_not() -> None:

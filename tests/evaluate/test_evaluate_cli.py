@@ -14,13 +14,12 @@ from typer.testing import CliRunner
 
 import sewkit
 from sewkit.audio import SAMPLE_RATE
-from sewkit.checkpoint import save_model
+from sewkit.checkpoint import convert
 from sewkit.cli.main import app
 from sewkit.data.manifest import Utterance
 from sewkit.errors import UserError
 from sewkit.evaluate import manifest as module
 from sewkit.evaluate.manifest import evaluate_manifest
-from sewkit.model.stochastic import make_stochastic
 
 CLIPS = Path(__file__).parents[1] / "clips"
 
@@ -177,8 +176,9 @@ def test_waveforms_are_let_go_while_a_manifest_is_transcribed(
 
 
 def test_a_stochastic_model_is_evaluated_and_compared_at_the_point_asked_for(manifest: Path, tmp_path: Path) -> None:
-    loaded = sewkit.load().loaded
-    save_model(tmp_path / "model", make_stochastic(loaded.model), loaded.alphabet)
+    sewkit.load().save(tmp_path / "model")
+    fixed = tmp_path / "fixed"
+    convert("sew-words", fixed, compute=sewkit.Compute(2))
     point = "squeeze=4,kv_pool=2"
     facts = json.loads(run("evaluate", manifest, "-m", tmp_path / "model", "--compute", point, "--json").stdout)
     assert facts["system"]["compute"] == point
@@ -190,4 +190,4 @@ def test_a_stochastic_model_is_evaluated_and_compared_at_the_point_asked_for(man
     assert compared["b"]["compute"] == point
     assert compared["a"]["compute"] == str(asr.compute_options[-1])
     with pytest.raises(UserError, match="it runs at: squeeze=2 only"):
-        run("evaluate", manifest, "--compute", point)
+        run("evaluate", manifest, "-m", fixed, "--compute", point)

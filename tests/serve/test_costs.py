@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from toy_load import RUNGS, toy_costs
 
 import sewkit
+from sewkit.checkpoint import save_model
 from sewkit.compute import Compute
 from sewkit.serve.costs import Cost, Costs, calibrate
 from sewkit.serve.ladder import STEP, candidates, rungs, thinned
+from sewkit.testing import toy_model
+from sewkit.text import Alphabet
 
 
 @given(fixed=st.floats(0, 0.1), slope=st.floats(1e-4, 0.1))
@@ -67,8 +70,9 @@ def test_without_a_curve_rungs_go_by_macs_from_the_cheapest_to_the_dearest(stoch
     assert len(points) > 3
 
 
-def test_a_fixed_model_has_one_rung(words: sewkit.Recognizer):
-    assert candidates(words) == [Compute(2)]
+def test_a_fixed_model_has_one_rung(tmp_path):
+    save_model(tmp_path / "fixed", toy_model("sew"), Alphabet.english())
+    assert candidates(sewkit.load(tmp_path / "fixed")) == [Compute(2)]
 
 
 @given(costs=st.lists(st.floats(0.1, 10), min_size=1, max_size=12))
