@@ -1,7 +1,5 @@
 """Toy models and sounds that several tests share."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +12,6 @@ from sewkit.testing import toy_model
 from sewkit.text import Alphabet
 
 torch.set_num_threads(1)  # toys are too small to share out; the tests run in two processes
-
-
-@pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
-    """What a server, or a library, does to the package's loggers ends with the test."""
-    ours = logging.getLogger("sewkit")
-    handlers, level, propagate = list(ours.handlers), ours.level, ours.propagate
-    yield
-    ours.handlers[:], ours.propagate = handlers, propagate
-    ours.setLevel(level)
-    logging.disable(logging.NOTSET)
-    for name, logger in list(logging.root.manager.loggerDict.items()):
-        if name.startswith("sewkit") and isinstance(logger, logging.Logger):
-            logger.disabled = False
 
 
 @pytest.fixture(scope="session")
