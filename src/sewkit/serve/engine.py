@@ -446,7 +446,7 @@ class _Turns(Runtime):
         return logits
 
     def encode(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
-        """Live sound has no use for it."""
-        raise NotImplementedError
+        """Not of a stream, which asks for logits. Raises TypeError."""
+        raise TypeError("a live stream asks for logits only")
 
     class_scores = encode
