@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,16 @@ def asr(folder: Path) -> Recognizer:
 
 @pytest.fixture
 def measurements(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The lengths that were measured: point number n takes n + 1 hundredths of a second for each second of sound."""
+    """The lengths of which all points were measured: number n takes n + 1 hundredths of a second for each second."""
     measured: list[float] = []
 
-    def measure(asr: Recognizer, clip_seconds: float, runs: int) -> Calibration:
-        measured.append(clip_seconds)
-        return Calibration(
-            clip_seconds, {point: [0.01 * (1 + n) * clip_seconds] * runs for n, point in enumerate(POINTS)}
-        )
+    def interleaved(calls: dict[str, partial[object]], runs: int) -> dict[str, list[float]]:
+        clip_seconds = len(calls[POINTS[0]].args[0]) / 16_000
+        if calls.keys() == set(POINTS):
+            measured.append(clip_seconds)
+        return {point: [0.01 * (1 + POINTS.index(point)) * clip_seconds] * runs for point in calls}
 
-    monkeypatch.setattr(calibration, "_measure", measure)
+    monkeypatch.setattr(calibration, "interleaved", interleaved)
     return measured
 
 
@@ -114,11 +115,23 @@ def test_a_device_is_calibrated_once_for_a_model_and_again_for_more_runs_or_anot
     assert len(measurements) == 3
 
 
+def test_times_of_a_busy_moment_are_measured_anew(asr: Recognizer, measurements: list[float]) -> None:
+    quiet = calibrations(asr, 10.0, runs=4)
+    (path,) = cache_folder().iterdir()
+    found = json.loads(path.read_text())
+    for slowdown, again in ((1.2, 0), (1.5, 1)):
+        times = {point: [slowdown * seconds for seconds in runs] for point, runs in found["times"].items()}
+        path.write_text(json.dumps({**found, "times": times}))
+        measurements.clear()
+        assert (calibrations(asr, 10.0, runs=4) == quiet) == bool(again)
+        assert len(measurements) == again
+
+
 def test_a_damaged_or_unwritable_cache_is_measured_anew(
     asr: Recognizer, measurements: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibrations(asr, 10.0, runs=4)
-    for content in ("", "[]", '{"calibration": {}}', '{"calibration": {"clip_seconds": 1, "times": {}}}'):
+    for content in ("", "[]", '{"times": {}}', '{"times": {"squeeze=1": "x"}}'):
         (path,) = cache_folder().iterdir()
         path.write_text(content)
         assert calibrations(asr, 10.0, runs=4)[0].times

@@ -8,8 +8,9 @@ import logging
 import math
 import os
 import statistics
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from sewkit.version import __version__
 
 CLIP_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 """Lengths that are measured; between two of them times are interpolated. Longer recordings are heard in chunks."""
+FAR_QUICKER = 1.3
+"""More than what the quickest of several runs varies by on a device without other work."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -72,18 +75,15 @@ def calibrations(asr: Recognizer, clip_seconds: float, runs: int) -> list[Calibr
     below = max((length for length in CLIP_SECONDS if length <= clip_seconds), default=above)
     known = facts(asr)
     return [
-        cached({**known, "clip_seconds": length}, runs, partial(_measure, asr, length, runs))
+        Calibration(length, kept({**known, "clip_seconds": length}, _calls(asr, length), runs))
         for length in sorted({below, above})
     ]
 
 
-def _measure(asr: Recognizer, clip_seconds: float, runs: int) -> Calibration:
+def _calls(asr: Recognizer, clip_seconds: float) -> dict[str, Callable[[], object]]:
     # Of noise few words are written, which for greedy decoding takes as long as many.
     noise = np.random.default_rng(0).standard_normal(int(clip_seconds * SAMPLE_RATE)).astype(np.float32) * 0.1
-    calls: dict[str, Callable[[], object]] = {
-        str(point): partial(asr.transcribe, noise, compute=point) for point in operating_points(asr.config)
-    }
-    return Calibration(clip_seconds, interleaved(calls, runs))
+    return {str(point): partial(asr.transcribe, noise, compute=point) for point in operating_points(asr.config)}
 
 
 def facts(asr: Recognizer) -> dict[str, Any]:
@@ -117,20 +117,28 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sewkit" / "calibrations"
 
 
-def cached(known: dict[str, Any], runs: int, measure: Callable[[], Calibration]) -> Calibration:
-    """Measured now, unless the cache holds as many runs of the same facts. A cache that cannot be used is no error."""
+def kept(known: dict[str, Any], calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
+    """Seconds of each call in run after run: measured now, unless the cache holds as many runs of the same facts.
+
+    A cache that cannot be used is no error. One that was filled while the device was busy with something else would
+    spoil every budget from then on: its quickest call is run again, and all are if that is now far quicker.
+    """
     key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     path = cache_folder() / f"{key[:32]}.json"
-    try:
-        found = Calibration(**json.loads(path.read_text(encoding="utf-8"))["calibration"])
-        if min(map(len, found.times.values())) >= runs:
-            return found
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        pass
-    calibration = measure()
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        times = {name: list(map(float, json.loads(path.read_text(encoding="utf-8"))["times"][name])) for name in calls}
+        if min(map(len, times.values())) >= runs and not _is_far_quicker_now(times, calls):
+            return times
+    times = interleaved(calls, runs)
     try:
         with replacing(path) as draft:
-            draft.write_text(json.dumps({"facts": known, "calibration": asdict(calibration)}), encoding="utf-8")
+            draft.write_text(json.dumps({"facts": known, "times": times}), encoding="utf-8")
     except UserError as error:
         _LOG.warning("the calibration is not kept: %s", error)
-    return calibration
+    return times
+
+
+def _is_far_quicker_now(times: Mapping[str, Sequence[float]], calls: Mapping[str, Callable[[], object]]) -> bool:
+    quickest = min(times, key=lambda name: min(times[name]))
+    (now,) = interleaved({quickest: calls[quickest]}, 1)[quickest]
+    return now * FAR_QUICKER < min(times[quickest])

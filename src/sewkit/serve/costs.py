@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 import numpy as np
 
 from sewkit.audio import SAMPLE_RATE
-from sewkit.bench.calibration import Calibration, cached, facts
-from sewkit.bench.timing import interleaved
+from sewkit.bench.calibration import facts, kept
 from sewkit.compute import Compute
 from sewkit.recognizer import Recognizer
 
@@ -78,15 +78,12 @@ def calibrate(asr: Recognizer, points: Sequence[Compute], batch_seconds: float, 
     if (count := int(batch_seconds // CLIP_SECONDS[-1])) > 1:
         batches.append((count, CLIP_SECONDS[-1]))
     known = {**facts(asr), "points": [str(point) for point in points]}
-    measured = [
-        cached({**known, "batch": batch}, runs, partial(_measure, asr, points, *batch, runs)) for batch in batches
-    ]
+    measured = [kept({**known, "batch": batch}, _calls(asr, points, *batch), runs) for batch in batches]
     sounds = [count * seconds for count, seconds in batches]
-    return Costs({point: Cost.fit(sounds, [one.median(str(point)) for one in measured]) for point in points})
+    return Costs({point: Cost.fit(sounds, [median(times[str(point)]) for times in measured]) for point in points})
 
 
-def _measure(asr: Recognizer, points: Sequence[Compute], count: int, seconds: float, runs: int) -> Calibration:
+def _calls(asr: Recognizer, points: Sequence[Compute], count: int, seconds: float) -> dict[str, Callable[[], object]]:
     random = np.random.default_rng(0)
     clips = [random.standard_normal(int(seconds * SAMPLE_RATE)).astype(np.float32) * 0.1 for _ in range(count)]
-    calls: dict[str, Callable[[], object]] = {str(point): partial(asr.runtime.logits, clips, point) for point in points}
-    return Calibration(seconds, interleaved(calls, runs))
+    return {str(point): partial(asr.runtime.logits, clips, point) for point in points}
