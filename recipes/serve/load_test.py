@@ -160,20 +160,23 @@ async def measure(
     governed: Server, fixed: Server, uploads: Sequence[Upload], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Capacities, then both servers at every load."""
-    used = [point["point"] for point in governed.state()["points"] if point["used"]]
+    full = fixed.state()["compute"]
+    cheapest = next(point["point"] for point in governed.state()["points"] if point["used"])
     capacities: dict[str, float] = {}
-    for point in (used[-1], used[0]):
+    for point in (full, cheapest):
         await capacity(fixed, uploads, point, 2.0, args.clients)  # warm-up
         capacities[point] = await capacity(fixed, uploads, point, args.capacity_seconds, args.clients)
         print(f"capacity at {point}: {capacities[point]:.1f} s of sound a second", flush=True)
-    full, ratio = capacities[used[-1]], capacities[used[0]] / capacities[used[-1]]
+    ratio = capacities[cheapest] / capacities[full]
     target = args.target_p95_ms / 1e3
     rows: list[dict[str, Any]] = []
 
     async def at(multiple: float) -> None:
         row: dict[str, Any] = {"load": multiple}
         for name, server in (("governed", governed), ("fixed", fixed)):
-            row[name] = await load(server, uploads, multiple * full, args.seconds_per_load, target, len(rows))
+            row[name] = await load(
+                server, uploads, multiple * capacities[full], args.seconds_per_load, target, len(rows)
+            )
             print(told(name, multiple, row[name]), flush=True)
         rows.append(row)
 

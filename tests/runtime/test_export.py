@@ -1,6 +1,7 @@
 """Exported folders: what they hold, that they run as the model did, and that nothing bad is written or read."""
 
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -87,6 +88,13 @@ def test_int8_is_near_and_exact_whatever_shares_a_call(runtime: str, name: str, 
     (exact,) = in_torch(model).logits(CLIPS[:1])
     assert 1e-4 < np.abs(one - exact).max() < 0.2 * np.abs(exact).max()
     assert asr.loaded.exported.precision == "int8"
+
+
+def test_quantising_leaves_the_levels_of_other_peoples_handlers(tmp_path: Path) -> None:
+    handler = logging.NullHandler()  # as pytest, or a program that writes the logs of its libraries to a file, adds one
+    logging.getLogger("nncf").addHandler(handler)
+    exported(LoadedModel(toy_model("sew"), Alphabet.english()), tmp_path / "int8", "openvino", int8_clips=CLIPS)
+    assert handler.level == logging.NOTSET
 
 
 def test_an_exported_folder_is_refused_where_weights_are_needed(folder: Path, tmp_path: Path) -> None:

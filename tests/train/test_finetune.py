@@ -1,7 +1,6 @@
 """Recipes and whole runs on toy data."""
 
 import json
-import logging
 import re
 import signal
 import subprocess
@@ -107,8 +106,7 @@ def test_a_bare_encoder_gets_a_head(folder):
     assert load_model(folder / "out" / "model").model.config.vocab_size == 32
 
 
-def test_rows_that_cannot_be_learned_are_left_out_by_rule_and_named(folder, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("sewkit"), "propagate", True)  # a server in this process logs by itself
+def test_rows_that_cannot_be_learned_are_left_out_by_rule_and_named(folder, caplog):
     row = {"audio": "0.wav", "text": "NO", "speaker": "x", "duration": 0.3, "split": "train"}
     long = {**row, "audio": "1.wav", "text": "A MUCH TOO LONG TEXT"}
     foreign = {**row, "audio": "2.wav", "text": "Ω"}

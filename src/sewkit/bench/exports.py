@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -103,11 +104,8 @@ def peer_onnx_int8(subject: Subject) -> Path:
     source = peer_onnx(subject)
 
     def make(draft: Path) -> None:
-        import logging
-
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        logging.getLogger().setLevel(logging.ERROR)  # it writes to the root of all loggers
         with quietly():
             quantize_dynamic(source, draft, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
 
@@ -125,7 +123,6 @@ def peer_openvino_int8(subject: Subject) -> Path:
             import nncf
             import openvino
 
-            nncf.set_log_level(40)  # errors only
             clips = [normalized(clip)[None] for clip in calibration_clips()]
             model = nncf.quantize(
                 openvino.Core().read_model(source),
@@ -191,11 +188,16 @@ def calibration_clips() -> Iterator[np.ndarray]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Around others' tools: no warnings, nothing on standard output, and no word to their makers (unless in a CI)."""
-    with (
-        warnings.catch_warnings(),
-        redirect_stdout(StringIO()),
-        mock.patch.dict(os.environ, {"CI": "true", "NNCF_CI": "1"}),
-    ):
-        warnings.simplefilter("ignore")
-        yield
+    """Around others' tools: no warnings, no logs, no output, no word to their makers (unless in a CI)."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(StringIO()),
+            mock.patch.dict(os.environ, {"CI": "true", "NNCF_CI": "1"}),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import warnings
@@ -173,7 +174,7 @@ def _nncf() -> Any:
             import nncf
     except ImportError:
         raise MissingExtraError("quantising for OpenVINO", "openvino") from None
-    nncf.set_log_level(40)  # errors only
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own set_log_level turns down the program's handlers too
     return nncf
 
 
