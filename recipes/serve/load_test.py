@@ -3,8 +3,9 @@
 Two servers of the same model run side by side, and take turns at being loaded: one whose governor chooses the operating
 point, one that runs everything at `full`. First the capacity at `full` and at the cheapest point is measured, with so
 many clients that the server never idles; their ratio is R. Then, for each load, requests are sent at random times
-(Poisson arrivals) whether or not earlier ones have come back, and times count from when a request was due: a client
-that falls behind makes the server's times longer, never shorter. Loads are multiples of the capacity at `full`.
+(Poisson arrivals, as many as the load asks for) whether or not earlier ones have come back, and times count from when a
+request was due: a client that falls behind makes the server's times longer, never shorter. Loads are multiples of the
+capacity at `full`.
 
 The fixed server breaks at the first load at which less than 95 % of the requests come back in time. The load that the
 governor should hold, 0.8 R times as much, is added to the sweep.
@@ -103,9 +104,11 @@ async def load(
     """Requests at random times, on average `sound_rate` seconds of sound a second; and how the server did."""
     random = np.random.default_rng(seed)
     rate = sound_rate / float(np.mean([upload.seconds for upload in uploads]))
-    offsets = np.cumsum(random.exponential(1 / rate, int(rate * seconds + 10 * (rate * seconds) ** 0.5 + 10)))
-    offsets = offsets[offsets < seconds]
-    chosen = [uploads[index] for index in random.integers(len(uploads), size=len(offsets))]
+    # Given how many they are, the arrivals of a Poisson process are uniform in time: with as many as are expected, and
+    # all recordings in turn, the load is the one that was asked for, in a short time too.
+    offsets = np.sort(random.uniform(0.0, seconds, max(1, round(rate * seconds))))
+    turns = [random.permutation(len(uploads)) for _ in range(-(-len(offsets) // len(uploads)))]
+    chosen = [uploads[index] for index in np.concatenate(turns)[: len(offsets)]]
     begun, cpu, server_cpu = time.perf_counter() + 0.2, _cpu_seconds(), server.cpu_seconds()
     async with client() as http:
         sent = (send(http, server.url, one, begun + offset) for one, offset in zip(chosen, offsets, strict=True))
@@ -115,6 +118,7 @@ async def load(
     facts["generator_cpu_share"] = (_cpu_seconds() - cpu) / wall
     facts["server_cpu_share"] = (server.cpu_seconds() - server_cpu) / wall
     facts["seconds"] = wall
+    facts["sound_per_second"] = sum(upload.seconds for upload in chosen) / seconds
     facts["seconds_to_full"] = await _seconds_to_full(server)
     return facts
 

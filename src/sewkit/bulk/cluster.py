@@ -12,12 +12,22 @@ import logging
 import os
 import pickle
 import socket
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sewkit.bulk.listing import Lot
-from sewkit.bulk.stages import Decoded, LotResult, ModelSpec, Reader, Transcriber, read_carefully
+from sewkit.bulk.stages import (
+    Decoded,
+    LotResult,
+    ModelSpec,
+    Reader,
+    Stopwatch,
+    Suspects,
+    Transcriber,
+    died_of_it,
+    read_carefully,
+)
 from sewkit.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
@@ -28,7 +38,8 @@ LOCAL = "local"
 READING_SHARE = 0.1
 """Of a model's CPUs that its readers are given: what decoding takes of the time of a small model."""
 MAX_BEGUN = 2
-"""A lot that was begun more often, by readers that are no more, is read by a process that may die of it."""
+"""A lot that was begun more often, by actors that are no more, is read by a process that may die of it, and transcribed
+recording by recording."""
 CONNECT_SECONDS = 10.0
 """In which the head of a cluster has to answer."""
 MAX_BLOCKS = 10_000
@@ -125,22 +136,32 @@ def _one_line(error: BaseException) -> str:
 
 
 class _Board:
-    """Where models read at which operating point the next lot is run, and readers note which lots they begin."""
+    """Where models read at which operating point the next lot is run, and actors note what they are at."""
 
     def __init__(self, point: Compute):
         self._point = point
-        self._begun: Counter[tuple[str, int]] = Counter()
-
-    def begin(self, shard: str, index: int) -> int:
-        """How often a lot was begun before."""
-        self._begun[shard, index] += 1
-        return self._begun[shard, index] - 1
+        self._begun: Counter[tuple[str, str, int]] = Counter()
+        self._suspects: defaultdict[tuple[str, int], Suspects] = defaultdict(Suspects)
 
     def write(self, point: Compute) -> None:
         self._point = point
 
     def read(self) -> Compute:
         return self._point
+
+    def begin(self, stage: str, shard: str, index: int) -> int:
+        """How often a lot was begun before."""
+        self._begun[stage, shard, index] += 1
+        return self._begun[stage, shard, index] - 1
+
+    def announce(self, shard: str, index: int, place: int | None) -> None:
+        """The recording of a lot that is next, None behind the last."""
+        self._suspects[shard, index].at = place
+
+    def crashed(self, shard: str, index: int) -> frozenset[int]:
+        """The recordings of a lot that are given up, now that the actor that had it is no more."""
+        self._suspects[shard, index].note_death()
+        return self._suspects[shard, index].crashed
 
 
 def _board(ray: Any, point: Compute) -> Any:
@@ -162,7 +183,7 @@ class _Reading:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         lot: Lot = pickle.loads(row["lot"])
-        times_begun = self._get(self._board.begin.remote(lot.shard, lot.index))
+        times_begun = self._get(self._board.begin.remote("read", lot.shard, lot.index))
         decoded = read_carefully(lot) if times_begun > MAX_BEGUN else self._reader.read(lot)
         return {"decoded": pickle.dumps(decoded)}
 
@@ -178,4 +199,21 @@ class _Model:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         decoded: Decoded = pickle.loads(row["decoded"])
-        return {"result": pickle.dumps(self._transcriber.transcribe(decoded, self._get(self._board.read.remote())))}
+        lot, point = decoded.lot, self._get(self._board.read.remote())
+        times_begun = self._get(self._board.begin.remote("transcribe", lot.shard, lot.index))
+        careful = times_begun > MAX_BEGUN
+        result = self._singly(decoded, point) if careful else self._transcriber.transcribe(decoded, point)
+        return {"result": pickle.dumps(result)}
+
+    def _singly(self, decoded: Decoded, point: Compute) -> LotResult:
+        lot, get, board = decoded.lot, self._get, self._board
+        crashed = get(board.crashed.remote(lot.shard, lot.index))
+
+        def read(place: int, one: Lot) -> Decoded:
+            get(board.announce.remote(lot.shard, lot.index, place))
+            return Decoded(one, [died_of_it() if place in crashed else decoded.sounds[place]], Stopwatch())
+
+        result = self._transcriber.one_by_one(lot, point, read)
+        board.announce.remote(lot.shard, lot.index, None)
+        result.watch.add(decoded.watch)
+        return result

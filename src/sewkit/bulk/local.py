@@ -22,8 +22,7 @@ from threading import Thread
 from typing import Protocol, TypeAlias, TypeVar
 
 from sewkit.bulk.listing import Lot
-from sewkit.bulk.rows import CRASHED, Trouble
-from sewkit.bulk.stages import Decoded, LotResult, ModelSpec, Reader, Stopwatch, Transcriber
+from sewkit.bulk.stages import Decoded, LotResult, ModelSpec, Reader, Stopwatch, Suspects, Transcriber, died_of_it
 from sewkit.compute import Compute
 from sewkit.errors import UserError
 
@@ -54,14 +53,7 @@ class _Task:
     point: Compute
     is_careful: bool = False
     """Recording by recording, each announced before."""
-    suspect: int | None = None
-    """The recording that was announced last."""
-    deaths: dict[int, int] = field(default_factory=dict)
-    """How often a worker died at a recording."""
-
-    @property
-    def crashed(self) -> frozenset[int]:
-        return frozenset(index for index, count in self.deaths.items() if count > 1)
+    suspects: Suspects = field(default_factory=Suspects)
 
 
 Message: TypeAlias = "LotResult | int | str | None"
@@ -151,15 +143,14 @@ class _Worker:
             return message
         self.was_ready = True
         if message is not None:
-            self.tasks[0].suspect = message
+            self.tasks[0].suspects.at = message
         return None
 
     def leftovers(self) -> list[_Task]:
         """What it leaves behind when it is dead, to be done carefully."""
         for task in self.tasks:
-            if task.suspect is not None:
-                task.deaths[task.suspect] = task.deaths.get(task.suspect, 0) + 1
-            task.is_careful, task.suspect = True, None
+            task.suspects.note_death()
+            task.is_careful = True
         return list(self.tasks)
 
     @property
@@ -231,22 +222,13 @@ def _ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def _singly(task: _Task, transcriber: Transcriber, connection: Connection) -> LotResult:
-    """A lot recording by recording, each announced before."""
-    reader, lot = Reader(), task.lot
-    rows, watch, seconds, elapsed = [], Stopwatch(), 0.0, 0.0
-    for index, entry in enumerate(lot.entries):
+    reader, crashed = Reader(), task.suspects.crashed
+
+    def read(index: int, one: Lot) -> Decoded:
         connection.send(index)
-        one = Lot(lot.shard, lot.index, (entry,))
-        if index in task.crashed:
-            decoded = Decoded(one, [Trouble(CRASHED, "the process that read it died of it")], Stopwatch())
-        else:
-            decoded = reader.read(one)
-        result = transcriber.transcribe(decoded, task.point)
-        rows += result.rows
-        watch.add(result.watch)
-        seconds += result.audio_seconds
-        elapsed += result.elapsed
-    return LotResult(lot, rows, str(task.point), watch, seconds, elapsed)
+        return Decoded(one, [died_of_it()], Stopwatch()) if index in crashed else reader.read(one)
+
+    return transcriber.one_by_one(task.lot, task.point, read)
 
 
 class InlineEngine:

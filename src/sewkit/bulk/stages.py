@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -115,6 +116,26 @@ class LotResult:
     """Seconds since the worker's lot before, waiting included."""
 
 
+@dataclass
+class Suspects:
+    """The recordings of a lot at which processes died; one of which two died is given up."""
+
+    at: int | None = None
+    """That was announced last."""
+    deaths: Counter[int] = field(default_factory=Counter)
+
+    def note_death(self) -> None:
+        """The process that announced it is no more."""
+        if self.at is not None:
+            self.deaths[self.at] += 1
+        self.at = None
+
+    @property
+    def crashed(self) -> frozenset[int]:
+        """Not to be tried again."""
+        return frozenset(index for index, count in self.deaths.items() if count > 1)
+
+
 # Read and decode
 
 
@@ -143,11 +164,16 @@ def read_carefully(lot: Lot, read: Callable[[Entry], tuple[Sound, Stopwatch]] | 
             sound, one = pool.submit(read or _read, entry).result()
             watch.add(one)
         except BrokenProcessPool:
-            sound, pool = Trouble(CRASHED, "the process that read it died of it"), None
+            sound, pool = died_of_it(), None
         sounds.append(sound)
     if pool is not None:
         pool.shutdown()
     return Decoded(lot, sounds, watch)
+
+
+def died_of_it() -> Trouble:
+    """In the place of a recording that ends processes."""
+    return Trouble(CRASHED, "the process that read it died of it")
 
 
 def _read(entry: Entry) -> tuple[Sound, Stopwatch]:
@@ -261,6 +287,17 @@ class Transcriber:
             watch.cpu[TRANSCRIBE] = max(watch.cpu[TRANSCRIBE] - watch.cpu[READ] - watch.cpu[DECODE], 0.0)
         began, self._free_since = self._free_since, time.perf_counter()
         return LotResult(lot, rows, str(point), watch, seconds, self._free_since - began)
+
+    def one_by_one(self, lot: Lot, point: Compute, read: Callable[[int, Lot], Decoded]) -> LotResult:
+        """A lot of which processes have died, one by one; `read` announces each by its place, and reads it."""
+        rows, watch, seconds, elapsed = [], Stopwatch(), 0.0, 0.0
+        for index, entry in enumerate(lot.entries):
+            result = self.transcribe(read(index, Lot(lot.shard, lot.index, (entry,))), point)
+            rows += result.rows
+            watch.add(result.watch)
+            seconds += result.audio_seconds
+            elapsed += result.elapsed
+        return LotResult(lot, rows, str(point), watch, seconds, elapsed)
 
     def _held(self, decoded: Decoded, point: Compute, watch: Stopwatch) -> list[Transcript | Trouble]:
         """Of sounds in memory, in batches; what was not read keeps its trouble, what is too long waits."""
