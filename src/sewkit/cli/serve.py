@@ -31,7 +31,7 @@ def serve(
         float | None,
         typer.Option(
             min=1.0,
-            help="Refuse (429) what would wait longer even at the cheapest point; default: four times the objective.",
+            help="Refuse (429) what would wait longer even at the cheapest point; default: 3/4 of the objective.",
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with a model and a governor of its own.")] = 1,

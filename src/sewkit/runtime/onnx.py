@@ -170,4 +170,5 @@ def _onnxruntime() -> Any:
         import onnxruntime
     except ImportError:
         raise MissingExtraError("runtime onnx", "onnx") from None
+    onnxruntime.disable_telemetry_events()  # where a build has them
     return onnxruntime

@@ -167,11 +167,14 @@ class Engine:
 
     # Recordings
 
-    def admit(self, sound: float = 0.0) -> None:
-        """Raises BusyError if so much more sound would wait too long even at the cheapest operating point."""
-        cheapest = self.governor.costs.of(self.governor.rungs[0])
-        wait = self.governor.wait(self._queue()) + cheapest.seconds(min(sound, CHUNK_SECONDS))
-        if (self._waiting or self._coming) and wait > self.settings.max_wait:
+    def admit(self) -> None:
+        """Raises BusyError if more sound would wait too long for its turn even at the cheapest operating point.
+
+        A full batch may always wait: a model that is too slow for the objective still has its next one ready.
+        """
+        wait = self.governor.wait(self._queue())
+        batch = self.governor.costs.of(self.governor.rungs[0]).seconds(self.batch_seconds)
+        if wait > max(self.settings.max_wait, batch):
             raise BusyError(max(1.0, wait - self.settings.target))
 
     async def transcribe(self, samples: np.ndarray, wish: Wish) -> Outcome:
@@ -179,7 +182,7 @@ class Engine:
 
         The words are those that the library gives. Raises BusyError; UserError where the model has no letters.
         """
-        self.admit(len(samples) / SAMPLE_RATE)
+        self.admit()
         self.num_requests += 1
         try:
             outcome = await _Hearer(self, samples, wish).run()

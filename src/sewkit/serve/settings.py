@@ -29,7 +29,8 @@ class Settings(BaseModel):
     compute: str | None = None
     """Run everything at this point; None lets the governor choose."""
     max_wait_ms: float | None = Field(None, gt=0)
-    """A request that would wait longer at the cheapest point is refused; by default four times the objective."""
+    """A request that would wait longer for its turn, all before it at the cheapest point, is refused; by default three
+    quarters of the objective: what is taken in is answered in time, and the others are told at once."""
     batch_seconds: float | None = Field(None, gt=0)
     """Sound that shares a batch; by default as `sewkit.load` decides for the device."""
     calibration_runs: int = Field(3, ge=1)
@@ -72,4 +73,4 @@ class Settings(BaseModel):
     @property
     def max_wait(self) -> float:
         """In seconds."""
-        return 4 * self.target if self.max_wait_ms is None else self.max_wait_ms / 1e3
+        return 0.75 * self.target if self.max_wait_ms is None else self.max_wait_ms / 1e3
