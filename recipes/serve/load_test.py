@@ -90,8 +90,9 @@ async def capacity(server: Server, uploads: Sequence[Upload], compute: str, seco
         while time.perf_counter() - begun < seconds:
             upload = uploads[random.integers(len(uploads))]
             answer = await send(http, server.url, upload, time.perf_counter(), compute=compute)
-            if answer.status == 200:
-                done += upload.seconds
+            if answer.status != 200:
+                raise SystemExit(f"status {answer.status} while capacity is measured; give fewer --clients")
+            done += upload.seconds
 
     async with client() as http:
         await asyncio.gather(*(keep_asking(http) for _ in range(clients)))
@@ -264,7 +265,7 @@ def main() -> None:
     parser.add_argument("--loads", type=float, nargs="+", default=[0.25, 0.5, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0])
     parser.add_argument("--seconds-per-load", type=float, default=30.0)
     parser.add_argument("--capacity-seconds", type=float, default=15.0)
-    parser.add_argument("--clients", type=int, default=8, help="at a time, where capacity is measured")
+    parser.add_argument("--clients", type=int, default=4, help="at a time, where capacity is measured")
     parser.add_argument("--target-p95-ms", type=float, default=500.0)
     parser.add_argument("--threads", type=int, default=1, help="of each server")
     parser.add_argument("--output", "-o", type=Path, default=Path("load-test"))

@@ -54,6 +54,7 @@ def test_a_node_is_killed_in_mid_run_and_the_job_finishes_complete(
 ) -> None:
     """Texts, and times to the millisecond, are those of one machine."""
     monkeypatch.setattr(listing, "LOT_RECORDINGS", 2)
+    monkeypatch.setattr(cluster, "GRACE_SECONDS", 1.0)  # the pipeline is built again for the node that is left
     write_sounds(archive, 40)
     (archive / "empty.wav").write_bytes(b"")
     killed: list[int] = []
@@ -96,6 +97,7 @@ def test_a_recording_that_kills_model_actors_is_given_up_and_its_lot_is_done(
         pass
 
     monkeypatch.setattr("ray.get", lambda value: value)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(current_actor=None))
     board, deaths = Board(), 0
     together = Transcriber._together
 

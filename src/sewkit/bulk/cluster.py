@@ -3,7 +3,8 @@
     lots -> map(reading actors) -> map(model actors, CPU or GPU) -> results, taken home by the program that started it
 
 Ray Data keeps as many lots of sound in its object stores as fit, and lets readers wait for the models. Actors that die,
-and nodes with all that was on them, are replaced, and what they held is done again.
+and nodes with all that was on them, are replaced, and what they held is done again; where a lost node is not replaced,
+or new ones join, the operators are started anew for the nodes that there are.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import logging
 import os
 import pickle
 import socket
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from queue import Empty, Queue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sewkit.bulk.listing import Lot
 from sewkit.bulk.stages import (
@@ -33,6 +38,7 @@ from sewkit.errors import MissingExtraError, UserError
 if TYPE_CHECKING:
     from sewkit.compute import Compute
 
+Item = TypeVar("Item")
 LOCAL = "local"
 """The address that means: start a cluster of this machine."""
 READING_SHARE = 0.1
@@ -42,6 +48,11 @@ MAX_BEGUN = 2
 recording by recording."""
 CONNECT_SECONDS = 10.0
 """In which the head of a cluster has to answer."""
+CHECK_SECONDS, GRACE_SECONDS = 2.0, 30.0
+"""How often the size of the cluster is looked at, and how long it has to be another one: a node that was lost may be
+replaced meanwhile."""
+MAX_PULLED = 64
+"""Results that wait to be written."""
 MAX_BLOCKS = 10_000
 """In which lots are handed to Ray; each costs its scheduler a little."""
 
@@ -95,38 +106,103 @@ class RayEngine:
     def __init__(self, spec: ModelSpec, address: str, workers: int | None = None):
         self._ray = connect(address)
         self._spec = spec
-        self.num_workers, self.num_machines = cluster_size(spec, address, workers)
-        cpus = spec.threads or 1
+        self._size = partial(cluster_size, spec, address, workers)
+        self.num_workers, self.num_machines = self._size()
+        cpus = self._spec.threads or 1
         self._model_needs: dict[str, float] = (
-            {"num_gpus": 1, "num_cpus": 1} if _on_gpu(self._ray, spec) else {"num_cpus": cpus * (1 - READING_SHARE)}
+            {"num_gpus": 1, "num_cpus": 1}
+            if _on_gpu(self._ray, self._spec)
+            else {"num_cpus": cpus * (1 - READING_SHARE)}
         )
         self._reader_needs = {"num_cpus": 1 if "num_gpus" in self._model_needs else cpus * READING_SHARE}
 
     def run(self, lots: Iterable[Lot], choose: Callable[[], Compute]) -> Iterator[LotResult]:
-        """See `Engine.run`."""
-        ray = self._ray
-        rows = [{"lot": pickle.dumps(lot)} for lot in lots]
-        if not rows:
-            return
-        board = _board(ray, choose())
-        results = (
-            ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS))
-            .map(_Reading, fn_constructor_args=(board,), compute=self._pool(), **self._reader_needs)
-            .map(_Model, fn_constructor_args=(self._spec, board), compute=self._pool(), **self._model_needs)
-        )
-        try:
-            for row in results.iter_rows():
-                yield pickle.loads(row["result"])
-                board.write.remote(choose())
-        except ray.exceptions.RayError as error:
-            raise UserError(f"the cluster gave up ({_one_line(error)}); the same command goes on") from error
+        """See `Engine.run`. Where the cluster has come to be of another size, its pipeline is built again for that.
 
-    def _pool(self) -> Any:
-        return self._ray.data.ActorPoolStrategy(min_size=1, max_size=self.num_workers, initial_size=self.num_workers)
+        Ray waits for an actor that a lost node took with it until another node has room for it, and Ray Data may let
+        all others wait for what that one was at. And a pipeline does not grow with its cluster.
+        """
+        left = {(lot.shard, lot.index): lot for lot in lots}
+        while left:
+            board, change = _board(self._ray, choose()), _Change(lambda: self._size()[0], self.num_workers)
+            is_ending = False
+            try:
+                for result in _or_nothing(self._results(list(left.values()), board), CHECK_SECONDS):
+                    if result is not None and left.pop((result.lot.shard, result.lot.index), None) is not None:
+                        yield result
+                        board.write.remote(choose())
+                    if not is_ending and change.is_lasting():
+                        is_ending = True
+                        self._end(board)
+            except self._ray.exceptions.RayError as error:
+                if not is_ending:
+                    raise UserError(f"the cluster gave up ({_one_line(error)}); the same command goes on") from error
+            self.num_workers, self.num_machines = self._size()
+
+    def _end(self, board: Any) -> None:
+        """Ends the actors of a pipeline, also those that wait for room; and with them, by an error, the pipeline."""
+        for actor in self._ray.get(board.actors.remote()):
+            self._ray.kill(actor, no_restart=True)
+
+    def _results(self, lots: Sequence[Lot], board: Any) -> Iterator[LotResult]:
+        """Of each lot, in any order."""
+        data, rows = self._ray.data, [{"lot": pickle.dumps(lot)} for lot in lots]
+        pool = data.ActorPoolStrategy(min_size=1, max_size=self.num_workers, initial_size=self.num_workers)
+        results = (
+            data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS))
+            .map(_Reading, fn_constructor_args=(board,), compute=pool, **self._reader_needs)
+            .map(_Model, fn_constructor_args=(self._spec, board), compute=pool, **self._model_needs)
+        )
+        return (pickle.loads(row["result"]) for row in results.iter_rows())
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         self._ray.shutdown()
+
+
+class _Change:
+    """Whether a cluster has come to another size than a pipeline was built for, and has kept it for a while."""
+
+    def __init__(self, measure: Callable[[], int], built_for: int):
+        self._measure, self._built_for = measure, built_for
+        self._seen, self._since = built_for, time.monotonic()
+        self._checked = self._since
+
+    def is_lasting(self) -> bool:
+        """Looks every now and then."""
+        now = time.monotonic()
+        if now - self._checked < CHECK_SECONDS:
+            return False
+        self._checked, size = now, self._measure()
+        if size != self._seen:
+            self._seen, self._since = size, now
+        return size != self._built_for and now - self._since >= GRACE_SECONDS
+
+
+def _or_nothing(items: Iterator[Item], seconds: float) -> Iterator[Item | None]:
+    """The items, pulled by a thread of their own; None whenever none has come for so long."""
+    pulled: Queue[tuple[Item | None, BaseException | None]] = Queue(maxsize=MAX_PULLED)
+
+    def pull() -> None:
+        try:
+            for item in items:
+                pulled.put((item, None))
+            pulled.put((None, StopIteration()))
+        except BaseException as error:
+            pulled.put((None, error))
+
+    Thread(target=pull, daemon=True).start()
+    while True:
+        try:
+            item, error = pulled.get(timeout=seconds)
+        except Empty:
+            yield None
+            continue
+        if isinstance(error, StopIteration):
+            return
+        if error is not None:
+            raise error
+        yield item
 
 
 def _one_line(error: BaseException) -> str:
@@ -142,6 +218,14 @@ class _Board:
         self._point = point
         self._begun: Counter[tuple[str, str, int]] = Counter()
         self._suspects: defaultdict[tuple[str, int], Suspects] = defaultdict(Suspects)
+        self._actors: list[Any] = []
+
+    def join(self, actor: Any) -> None:
+        """A new actor of the pipeline, or one that was restarted."""
+        self._actors.append(actor)
+
+    def actors(self) -> list[Any]:
+        return self._actors
 
     def write(self, point: Compute) -> None:
         self._point = point
@@ -179,6 +263,7 @@ class _Reading:
         import ray
 
         self._get, self._board = ray.get, board
+        board.join.remote(ray.get_runtime_context().current_actor)
         self._reader = Reader()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -195,6 +280,7 @@ class _Model:
         import ray
 
         self._get, self._board = ray.get, board
+        board.join.remote(ray.get_runtime_context().current_actor)
         self._transcriber = Transcriber(spec.load())
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

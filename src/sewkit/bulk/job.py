@@ -193,7 +193,7 @@ class Job:
         lots = (lot for shard in shards for lot in collector.expect(shard))
         for result in engine.run(lots, self._choose):
             self.tally.add_result(result)
-            self._observe(result)
+            self._observe(engine, result)
             rows = collector.take(result)
             if rows is not None:
                 file = f"{result.lot.shard}.{self.options.format}"
@@ -208,7 +208,8 @@ class Job:
         audio_left = self.tally.audio_left
         return self._controller.choose(float("inf") if audio_left is None else audio_left, left(self._deadline))
 
-    def _observe(self, result: LotResult) -> None:
+    def _observe(self, engine: Engine, result: LotResult) -> None:
+        self._controller.num_workers = engine.num_workers  # a cluster changes its size
         model = result.watch.wall[TRANSCRIBE]
         self._controller.observe(result.point, model, max(result.elapsed - model, 0.0), result.audio_seconds)
 
@@ -230,7 +231,7 @@ class Job:
         lots = (lot for shard in shards for lot in collector.expect(shard))
         for result in engine.run(lots, lambda: self._refined.compute):
             self.tally.add_work(result)
-            self._observe(result)
+            self._observe(engine, result)
             rows = collector.take(result)
             if rows is not None:
                 with self.tally.watch.measure(WRITE):

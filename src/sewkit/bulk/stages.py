@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,9 @@ class ModelSpec:
 
     def load(self) -> Recognizer:
         """The model in this process. Raises UserError."""
+        # oneDNN keeps the code that it makes for each shape, 1,024 pieces unless told otherwise when it is first used.
+        # Lots hardly ever have a shape twice: over 1,600 recordings a worker grew by 190 MB, and was no faster for it.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
         from sewkit.recognizer import load  # with torch, of which processes that only read have no need
 
         asr = load(

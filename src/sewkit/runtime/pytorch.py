@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,10 +38,6 @@ class TorchRuntime:
     """
 
     def __init__(self, model: SpeechModel, device: torch.device, dtype: torch.dtype = torch.float32):
-        # oneDNN keeps the code that it makes for each shape, by default 1,024 pieces. A process that hears every length
-        # makes ever new ones: without this it grew by 190 MB more over 1,600 recordings, and was no faster. Read when
-        # oneDNN is first used.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
         self.config = model.config
         self.model = prepare(model.eval().to(device, dtype))
         self.device = device
