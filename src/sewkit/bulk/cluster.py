@@ -17,9 +17,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from queue import Empty, Queue
-from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from sewkit.bulk.listing import Lot
 from sewkit.bulk.stages import (
@@ -31,6 +29,7 @@ from sewkit.bulk.stages import (
     Suspects,
     Transcriber,
     died_of_it,
+    pulled,
     read_carefully,
 )
 from sewkit.errors import MissingExtraError, UserError
@@ -38,7 +37,6 @@ from sewkit.errors import MissingExtraError, UserError
 if TYPE_CHECKING:
     from sewkit.compute import Compute
 
-Item = TypeVar("Item")
 LOCAL = "local"
 """The address that means: start a cluster of this machine."""
 READING_SHARE = 0.1
@@ -124,20 +122,29 @@ class RayEngine:
         """
         left = {(lot.shard, lot.index): lot for lot in lots}
         while left:
-            board, change = _board(self._ray, choose()), _Change(lambda: self._size()[0], self.num_workers)
-            is_ending = False
-            try:
-                for result in _or_nothing(self._results(list(left.values()), board), CHECK_SECONDS):
-                    if result is not None and left.pop((result.lot.shard, result.lot.index), None) is not None:
-                        yield result
-                        board.write.remote(choose())
-                    if not is_ending and change.is_lasting():
-                        is_ending = True
-                        self._end(board)
-            except self._ray.exceptions.RayError as error:
-                if not is_ending:
-                    raise UserError(f"the cluster gave up ({_one_line(error)}); the same command goes on") from error
+            yield from self._pipeline(left, choose)
             self.num_workers, self.num_machines = self._size()
+
+    def _pipeline(self, left: dict[tuple[str, int], Lot], choose: Callable[[], Compute]) -> Iterator[LotResult]:
+        """Results of what is left, which is taken out of it; not of all where the cluster's size changes."""
+        board, change = _board(self._ray, choose()), _Change(lambda: self._size()[0], self.num_workers)
+        is_ending = False
+
+        def check() -> None:
+            nonlocal is_ending
+            if not is_ending and change.is_lasting():
+                is_ending = True
+                self._end(board)
+
+        try:
+            for result in pulled(self._results(list(left.values()), board), MAX_PULLED, check, CHECK_SECONDS):
+                if left.pop((result.lot.shard, result.lot.index), None) is not None:
+                    yield result
+                    board.write.remote(choose())
+                check()
+        except self._ray.exceptions.RayError as error:
+            if not is_ending:
+                raise UserError(f"the cluster gave up ({_one_line(error)}); the same command goes on") from error
 
     def _end(self, board: Any) -> None:
         """Ends the actors of a pipeline, also those that wait for room; and with them, by an error, the pipeline."""
@@ -177,32 +184,6 @@ class _Change:
         if size != self._seen:
             self._seen, self._since = size, now
         return size != self._built_for and now - self._since >= GRACE_SECONDS
-
-
-def _or_nothing(items: Iterator[Item], seconds: float) -> Iterator[Item | None]:
-    """The items, pulled by a thread of their own; None whenever none has come for so long."""
-    pulled: Queue[tuple[Item | None, BaseException | None]] = Queue(maxsize=MAX_PULLED)
-
-    def pull() -> None:
-        try:
-            for item in items:
-                pulled.put((item, None))
-            pulled.put((None, StopIteration()))
-        except BaseException as error:
-            pulled.put((None, error))
-
-    Thread(target=pull, daemon=True).start()
-    while True:
-        try:
-            item, error = pulled.get(timeout=seconds)
-        except Empty:
-            yield None
-            continue
-        if isinstance(error, StopIteration):
-            return
-        if error is not None:
-            raise error
-        yield item
 
 
 def _one_line(error: BaseException) -> str:

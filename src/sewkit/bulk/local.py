@@ -17,12 +17,20 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from queue import Queue
-from threading import Thread
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias
 
 from sewkit.bulk.listing import Lot
-from sewkit.bulk.stages import Decoded, LotResult, ModelSpec, Reader, Stopwatch, Suspects, Transcriber, died_of_it
+from sewkit.bulk.stages import (
+    Decoded,
+    LotResult,
+    ModelSpec,
+    Reader,
+    Stopwatch,
+    Suspects,
+    Transcriber,
+    died_of_it,
+    pulled,
+)
 from sewkit.compute import Compute
 from sewkit.errors import UserError
 
@@ -30,7 +38,6 @@ LOTS_A_WORKER = 2
 """That are with a worker: the one in the model and the next."""
 MAX_IDLE_DEATHS = 3
 """Workers that may die in a row before any lot is done."""
-Item = TypeVar("Item")
 
 
 class Engine(Protocol):
@@ -184,7 +191,7 @@ def _work(connection: Connection, spec: ModelSpec, device: str | None) -> None:
         first = next(tasks)
         transcriber.reads_beside = transcriber.is_on_gpu or not first.lot.is_local
         decoded = _read(chain([first], tasks), Reader())
-        for task, sounds in _ahead(decoded) if transcriber.reads_beside else decoded:
+        for task, sounds in pulled(decoded, 1) if transcriber.reads_beside else decoded:
             if sounds is None:
                 connection.send(_singly(task, transcriber, connection))
             else:
@@ -200,25 +207,6 @@ def _read(tasks: Iterable[_Task], reader: Reader) -> Iterator[tuple[_Task, Decod
     """Tasks with their sound; those to be done carefully without."""
     for task in tasks:
         yield task, None if task.is_careful else reader.read(task.lot)
-
-
-def _ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, made by a thread of their own, one ahead."""
-    queue: Queue[tuple[Item | None, BaseException | None]] = Queue(maxsize=1)
-
-    def produce() -> None:
-        try:
-            for item in items:
-                queue.put((item, None))
-        except BaseException as error:
-            queue.put((None, error))
-
-    Thread(target=produce, daemon=True).start()
-    while True:
-        item, error = queue.get()
-        if error is not None:
-            raise error
-        yield item  # type: ignore[misc]
 
 
 def _singly(task: _Task, transcriber: Transcriber, connection: Connection) -> LotResult:

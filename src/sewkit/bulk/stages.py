@@ -12,7 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, TypeAlias
+from queue import Empty, Queue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -94,6 +96,7 @@ class TooLong:
     """Stands for a recording that is to be streamed."""
 
 
+Item = TypeVar("Item")
 Sound: TypeAlias = "np.ndarray | Trouble | TooLong"
 """A recording as read: float32 (num_samples,) at 16 kHz; or why not."""
 
@@ -138,6 +141,38 @@ class Suspects:
     def crashed(self) -> frozenset[int]:
         """Not to be tried again."""
         return frozenset(index for index, count in self.deaths.items() if count > 1)
+
+
+def pulled(
+    items: Iterator[Item], ahead: int, meanwhile: Callable[[], object] | None = None, every: float | None = None
+) -> Iterator[Item]:
+    """The same items, made by a thread of their own, up to `ahead` ahead.
+
+    meanwhile: is called whenever none has come for `every` seconds.
+    """
+    queue: Queue[tuple[Item | None, BaseException | None]] = Queue(maxsize=ahead)
+
+    def pull() -> None:
+        try:
+            for item in items:
+                queue.put((item, None))
+            queue.put((None, StopIteration()))
+        except BaseException as error:
+            queue.put((None, error))
+
+    Thread(target=pull, daemon=True).start()
+    while True:
+        try:
+            item, error = queue.get(timeout=every)
+        except Empty:
+            assert meanwhile is not None
+            meanwhile()
+            continue
+        if isinstance(error, StopIteration):
+            return
+        if error is not None:
+            raise error
+        yield item  # type: ignore[misc]
 
 
 # Read and decode
