@@ -14,7 +14,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sewkit import audio
+from sewkit import audio, decoding
 from sewkit.audio import SAMPLE_RATE, AudioError, load_audio, source_name, stream_audio
 
 av = pytest.importorskip("av")
@@ -160,7 +160,7 @@ def test_every_kind_of_source_gives_the_same_samples(wav_path):
 @pytest.mark.parametrize("spool_bytes", [1000, 2**20], ids=["to disk", "in memory"])
 @pytest.mark.parametrize("content", [WAV, container_bytes("mp4", "aac")], ids=["wav", "mp4"])
 def test_a_pipe_gives_the_same_samples(content, spool_bytes, monkeypatch):
-    monkeypatch.setattr(audio, "SPOOL_BYTES", spool_bytes)
+    monkeypatch.setattr(decoding, "SPOOL_BYTES", spool_bytes)
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as reader, os.fdopen(write_end, "wb") as writer:
 
@@ -262,7 +262,7 @@ def test_block_seconds_must_be_positive():
 
 
 def test_reading_mp3_says_nothing_on_stderr(capfd, monkeypatch):
-    monkeypatch.setattr(audio, "DECODE_VALUES", 1234)
+    monkeypatch.setattr(decoding, "DECODE_VALUES", 1234)
     load_audio(encode(sine(SAMPLE_RATE, 8, frequency=300) + 0.02 * NOISE, SAMPLE_RATE, format="MP3"))
     assert capfd.readouterr().err == ""
 

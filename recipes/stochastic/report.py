@@ -23,8 +23,9 @@ from sewkit.bench.pareto import COLOURS
 from sewkit.compute import Compute, macs
 from sewkit.config import ModelConfig
 from sewkit.files import replacing
-from sewkit.train.matrix import Matrix, Mean, cells_of, load_matrix, mean_over_seeds, result_of
+from sewkit.train.matrix import Matrix, cells_of, load_matrix, result_of
 from sewkit.train.recipe import FinetuneRecipe, load_recipe
+from sewkit.train.seeds import Mean, mean_over_seeds
 
 SQUEEZES = (1, 2, 4)
 SHARES = (10, 25)

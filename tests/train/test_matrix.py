@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 from sewkit.cli.main import app
 from sewkit.errors import UserError
 from sewkit.testing import synthetic_speech
-from sewkit.train import matrix as module
+from sewkit.train import cells as running
+from sewkit.train.cells import run_matrix
 from sewkit.train.loop import Settings
-from sewkit.train.matrix import cells_of, load_matrix, mean_over_seeds, recipe_of, result_of, run_matrix, table_of
+from sewkit.train.matrix import cells_of, changed, fingerprint, load_matrix, recipe_of, result_of
 from sewkit.train.recipe import RecipeError
+from sewkit.train.seeds import mean_over_seeds, table_of
 from sewkit.train.signals import Stopped
 
 SHARED = {"train": [{"manifest": "manifest.jsonl"}], "dev": [{"name": "own", "manifest": "manifest.jsonl"}]}
@@ -122,7 +124,7 @@ def test_a_matrix_runs_leaves_a_json_a_cell_and_runs_no_cell_twice(folder, monke
     assert facts["seconds"] > 0
     assert table_of(matrix)["letters linear"]["wer own test"].num_seeds == 1
 
-    monkeypatch.setattr(module, "run_cell", refuse)
+    monkeypatch.setattr(running, "run_cell", refuse)
     assert run_matrix(matrix, {}, said.append) == {}
     (folder / "results" / "letters-mlp-seed0.json").unlink()
     with pytest.raises(AssertionError, match="nothing is to be trained"):
@@ -140,18 +142,18 @@ def test_a_result_of_other_settings_is_refused_and_so_is_a_run(folder):
     (folder / "results" / "encoder-seed0.json").unlink()
     assert list(run_matrix(changed, {}, print)) == ["encoder-seed0"]
     elsewhere = matrix_of(folder, experiments, output=str(folder / "elsewhere"))
-    assert module.fingerprint(matrix, cell) == module.fingerprint(elsewhere, cells_of(elsewhere)[0])
+    assert fingerprint(matrix, cell) == fingerprint(elsewhere, cells_of(elsewhere)[0])
 
 
 def test_a_stopped_cell_goes_on(folder, monkeypatch):
     matrix = matrix_of(folder, [{**EXPERIMENTS[0], "arms": {"": {"updates": 4}}}])
-    settings = module.pretrain.loop_settings
+    settings = running.pretrain.loop_settings
 
     def stop_halfway(recipe, output, device, stop_after) -> Settings:
         return settings(recipe, output, device, 2)
 
-    monkeypatch.setattr(module.pretrain, "loop_settings", stop_halfway)
-    monkeypatch.setattr(module, "describe", lambda *arguments: (_ for _ in ()).throw(Stopped("stopped")))
+    monkeypatch.setattr(running.pretrain, "loop_settings", stop_halfway)
+    monkeypatch.setattr(running, "describe", lambda *arguments: (_ for _ in ()).throw(Stopped("stopped")))
     with pytest.raises(Stopped):
         run_matrix(matrix, {}, print)
     monkeypatch.undo()
@@ -267,10 +269,10 @@ def test_processes_share_a_matrix_by_the_names_of_its_cells(folder):
 
 
 def test_a_matrix_can_be_tried_out_elsewhere_with_other_settings(folder):
-    matrix = module.changed(matrix_of(folder), ["encoder.updates=1", "letters.stages.0.utterances=3"], folder / "try")
+    matrix = changed(matrix_of(folder), ["encoder.updates=1", "letters.stages.0.utterances=3"], folder / "try")
     recipes = {cell.name: recipe_of(matrix, cell) for cell in cells_of(matrix)}
     assert (recipes["encoder-linear-seed0"].updates, recipes["letters-mlp-seed0"].stages[0].num_updates) == (1, 3)
     assert (matrix.output, matrix.results) == (folder / "try", folder / "try" / "results")
     for wrong in ("updates=1", "decoder.updates=1", "encoder.updates"):
         with pytest.raises(RecipeError, match=r"expected EXPERIMENT\.KEY=VALUE; the experiments are encoder, letters"):
-            module.changed(matrix_of(folder), [wrong])
+            changed(matrix_of(folder), [wrong])

@@ -41,7 +41,9 @@ def matrix(
     Example:  sewkit matrix recipes/small/matrix-stochastic.yaml --only "fixed-*"
     """
     from sewkit.bench.timing import environment
-    from sewkit.train.matrix import cells_of, changed, load_matrix, result_of, run_matrix, table_of
+    from sewkit.train.cells import run_matrix
+    from sewkit.train.matrix import cells_of, changed, load_matrix, result_of
+    from sewkit.train.seeds import table_of
 
     whole = changed(load_matrix(file), overrides or [], output)
     failed: dict[str, str] = {}
@@ -67,7 +69,7 @@ def matrix(
 
 def _print_table(whole: Matrix) -> None:
     """One line a figure: rows differ in what is measured of them."""
-    from sewkit.train.matrix import table_of
+    from sewkit.train.seeds import table_of
 
     for row, means in table_of(whole).items():
         for name, mean in means.items():

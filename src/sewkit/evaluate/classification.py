@@ -8,7 +8,6 @@ Like any interval over recordings, they take these as independent: few speakers 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from sewkit.data.manifest import ManifestError, Utterance
 from sewkit.errors import MissingExtraError, UserError
+from sewkit.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,7 +145,7 @@ class Confusion:
     def draw(self, path: str | os.PathLike[str]) -> None:
         """The matrix as a PNG picture: numbers are recordings, colour is their share of the true class.
 
-        Raises MissingExtraError without matplotlib.
+        Raises MissingExtraError without matplotlib, UserError where it cannot be written.
         """
         try:
             from matplotlib.figure import Figure
@@ -162,15 +162,8 @@ class Confusion:
             axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
             axes.set_yticks(range(len(names)), names, parse_math=False)
             self._write_numbers(axes, shares)
-        path = Path(path)
-        draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
-        try:
+        with replacing(Path(path)) as draft:
             figure.savefig(draft, format="png", dpi=120)
-            os.replace(draft, path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-        finally:
-            draft.unlink(missing_ok=True)
 
     def _write_numbers(self, axes: Axes, shares: np.ndarray) -> None:
         for (row, column), number in np.ndenumerate(self.counts):

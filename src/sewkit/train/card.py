@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from sewkit.audio import SAMPLE_RATE
 from sewkit.compute import describe_points, macs
 from sewkit.config import ModelConfig
+from sewkit.files import replacing
 from sewkit.train.metrics import LOG_NAME, read_log
 from sewkit.version import __version__
 
@@ -70,9 +70,8 @@ class Card:
 
 def write_card(folder: Path, card: Card) -> None:
     """Write README.md into a model's folder."""
-    draft = folder / (CARD_NAME + ".partial")
-    draft.write_text(card.to_markdown(), encoding="utf-8")
-    os.replace(draft, folder / CARD_NAME)
+    with replacing(folder / CARD_NAME) as draft:
+        draft.write_text(card.to_markdown(), encoding="utf-8")
 
 
 def last_results(run: Path) -> tuple[Result, ...]:

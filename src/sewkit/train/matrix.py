@@ -27,31 +27,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import timedelta
-from fnmatch import fnmatchcase
-from itertools import chain
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sewkit.checkpoint import load_model
-from sewkit.collective import num_processes
-from sewkit.compute import Compute
-from sewkit.data.manifest import Utterance, load_utterance, read_manifest
 from sewkit.errors import UserError
-from sewkit.evaluate.manifest import evaluate_classes
-from sewkit.evaluate.wer import cer_with_interval, wer_with_interval
-from sewkit.recognizer import Recognizer, load
-from sewkit.train import distributed, finetune, pretrain
-from sewkit.train.card import last_results
-from sewkit.train.metrics import LOG_NAME, read_log
 from sewkit.train.recipe import (
     DevSet,
     FinetuneRecipe,
@@ -61,10 +45,7 @@ from sewkit.train.recipe import (
     in_one_line,
     load_recipe,
     read_mapping,
-    to_yaml,
 )
-from sewkit.train.rows import read_dev_path
-from sewkit.version import __version__
 
 ELSEWHERE = {"folder", "init", "data_root", "device", "threads"}
 """What of a recipe says where it runs, not what it computes."""
@@ -221,212 +202,3 @@ def result_of(matrix: Matrix, cell: Cell) -> dict[str, Any] | None:
     if result.get("fingerprint") != fingerprint(matrix, cell):
         raise UserError(f"{path}: is of other settings than the matrix now has; delete it, or rename the experiment")
     return dict(result)
-
-
-def run_matrix(matrix: Matrix, hardware: dict[str, Any], say: Callable[[str], None], only: str = "*") -> dict[str, str]:
-    """Run what is not done; {name: why} of the cells that failed, and of those that were to start from one of them.
-
-    hardware: facts for the results. only: a pattern (`*`, `?`, `[]`) of names: processes that run different cells of
-    one matrix can share it. Raises Stopped, with the running cell's state saved; UserError where no name fits.
-    """
-    cells = [cell for cell in cells_of(matrix) if fnmatchcase(cell.name, only)]
-    if not cells:
-        raise UserError(f"no cell of the matrix is called like {only!r}; see --dry-run for their names")
-    results = {cell.name: result_of(matrix, cell) for cell in cells}
-    failed: dict[str, str] = {}
-    for number, cell in enumerate(cells, start=1):
-        if results[cell.name] is not None:
-            continue
-        say(f"[{number}/{len(cells)}] {cell.name}, {time_left(cells[number - 1 :], results)} left")
-        if cell.parent is not None and result_of(matrix, cell.parent) is None:
-            why = "failed" if cell.parent.name in failed else "is not done"
-            failed[cell.name] = f"starts from {cell.parent.name}, which {why}"
-            continue
-        try:
-            results[cell.name] = run_cell(matrix, cell, hardware)
-        except UserError as error:
-            failed[cell.name] = str(error)
-            say(f"[{number}/{len(cells)}] {cell.name} failed: {error}")
-    return failed
-
-
-def run_cell(matrix: Matrix, cell: Cell, hardware: dict[str, Any]) -> dict[str, Any]:
-    """Train, evaluate, write the JSON file."""
-    recipe, output = recipe_of(matrix, cell), matrix.output / cell.name
-    keep_recipe(recipe, output)
-    if isinstance(recipe, PretrainRecipe):
-        pretrain.run(recipe, output, resume=True)
-    else:
-        assert isinstance(recipe, FinetuneRecipe)
-        finetune.run(recipe, output, resume=True)
-    result: dict[str, Any] = {}
-    if distributed.is_first():
-        result = {**describe(matrix, cell, recipe, output), "hardware": hardware}
-        matrix.results.mkdir(parents=True, exist_ok=True)
-        write_text(matrix.results / f"{cell.name}.json", json.dumps(result, indent=1) + "\n")
-    if num_processes() > 1:
-        torch.distributed.barrier()
-    return result
-
-
-def keep_recipe(recipe: RunRecipe, output: Path) -> None:
-    """Write recipe.yaml into the run's folder. Raises UserError if the run there was started with another one."""
-    path, text = output / "recipe.yaml", to_yaml(recipe)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise UserError(f"{path}: the run was started with this recipe, which the matrix has changed; delete {output}")
-    if distributed.is_first():
-        output.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """All of it or nothing."""
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
-
-
-def describe(matrix: Matrix, cell: Cell, recipe: RunRecipe, output: Path) -> dict[str, Any]:
-    """A finished cell's facts."""
-    model = load_model(output / "model").model
-    lines = [line for line in read_log(output / LOG_NAME) if "learning_rate" in line]
-    return {
-        "cell": cell.name,
-        "experiment": cell.experiment.name,
-        "row": cell.row,
-        "seeds": list(cell.seeds),
-        "verb": cell.experiment.verb,
-        "recipe": str(cell.experiment.arms[cell.arm].get("recipe", cell.experiment.recipe)),
-        "overrides": {**cell.experiment.set, **cell.experiment.arms[cell.arm]},
-        "after": cell.parent.name if cell.parent else recipe.init and str(recipe.init),
-        "fingerprint": fingerprint(matrix, cell),
-        "parameters": model.num_parameters(),
-        "updates": lines[-1]["step"] if lines else 0,
-        "seconds": round(training_seconds(lines), 1),
-        "trained": lines[-1] if lines else {},
-        "measured": {result.metric: result.value for result in last_results(output)},
-        "evaluated": evaluate(cell, recipe, output / "model"),
-        **({"grid": evaluate_grid(cell, recipe, output / "model")} if cell.experiment.grid else {}),
-        "sewkit": __version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def training_seconds(lines: list[dict[str, Any]]) -> float:
-    """Of all updates, over all times that the run was resumed, measuring and saving not counted."""
-    steps = [0, *(line["step"] for line in lines)]
-    return sum(line["seconds_per_update"] * (line["step"] - before) for before, line in zip(steps, lines, strict=False))
-
-
-def evaluate(cell: Cell, recipe: RunRecipe, folder: Path) -> dict[str, dict[str, Any]]:
-    """{"dev" or test set: {"wer": rate with interval, "cer": ...} or {"accuracy": ..., "macro_f1": ...}}."""
-    if cell.experiment.verb == "pretrain":
-        return {}
-    asr = load(str(folder), threads=recipe.threads)
-    sets = {f"{one.name} {one.split}": one for one in (*recipe.dev, *cell.experiment.test)}
-    return {name: evaluate_set(asr, recipe, one) for name, one in sets.items()}
-
-
-def evaluate_grid(cell: Cell, recipe: RunRecipe, folder: Path) -> dict[str, dict[str, Any]]:
-    """{operating point: {test set, or "all" of them together: {"wer": rate with interval, "cer": ...}}}."""
-    asr = load(str(folder), threads=recipe.threads)
-    sets = {f"{one.name} {one.split}": read_set(recipe, one) for one in cell.experiment.test}
-    references = {name: [utterance.text for utterance in utterances] for name, utterances in sets.items()}
-    grid: dict[str, dict[str, Any]] = {}
-    for point in asr.compute_options:
-        texts = {name: transcribed(asr, utterances, point) for name, utterances in sets.items()}
-        rates = {name: error_rates(references[name], texts[name]) for name in sets}
-        rates["all"] = error_rates([*chain(*references.values())], [*chain(*texts.values())])
-        grid[str(point)] = rates
-    return grid
-
-
-def evaluate_set(asr: Recognizer, recipe: RunRecipe, one: DevSet) -> dict[str, Any]:
-    """Rates with their intervals."""
-    if asr.config.num_labels is not None:
-        path, root = read_dev_path(recipe, one)
-        confusion = evaluate_classes(asr, path, split=one.split, data_root=root).confusion
-        return {"accuracy": asdict(confusion.accuracy), "macro_f1": confusion.macro_f1}
-    utterances = read_set(recipe, one)
-    return error_rates([utterance.text for utterance in utterances], transcribed(asr, utterances))
-
-
-def read_set(recipe: RunRecipe, one: DevSet) -> list[Utterance]:
-    """The utterances of a dev or test set."""
-    path, root = read_dev_path(recipe, one)
-    return read_manifest(path, one.split, root)
-
-
-def transcribed(asr: Recognizer, utterances: Sequence[Utterance], point: Compute | None = None) -> list[str]:
-    """What the model hears; None is the dearest point."""
-    return [found.text for found in asr.transcribe_batch(map(load_utterance, utterances), compute=point)]
-
-
-def error_rates(references: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
-    """Words and characters, with their intervals."""
-    rates = {"wer": wer_with_interval(references, texts), "cer": cer_with_interval(references, texts)}
-    return {name: asdict(rate) for name, rate in rates.items()}
-
-
-def time_left(cells: Iterable[Cell], results: dict[str, dict[str, Any] | None]) -> str:
-    """Of cells that are not done, from the mean time of those of the same experiment; "unknown" where there is none."""
-    total = 0.0
-    for cell in cells:
-        if results[cell.name] is None:
-            done = [r["seconds"] for name, r in results.items() if r and r["experiment"] == cell.experiment.name]
-            if not done:
-                return "unknown time"
-            total += sum(done) / len(done)
-    return str(timedelta(seconds=round(total)))
-
-
-# ---- the table -----------------------------------------------------------------------------------------------------
-
-T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-"""Student's t for 95 % intervals, by degrees of freedom from 1 on; beyond, 2 is near enough."""
-
-
-@dataclass(frozen=True)
-class Mean:
-    """Over seeds, with half the width of its 95 % interval (Student's t); None where there is one seed."""
-
-    value: float
-    half_width: float | None
-    num_seeds: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.4g}" + ("" if self.half_width is None else f" ± {self.half_width:.2g}")
-
-
-def mean_over_seeds(values: list[float]) -> Mean:
-    """Of at least one value."""
-    count, mean = len(values), sum(values) / len(values)
-    if count == 1:
-        return Mean(mean, None, 1)
-    deviation = (sum((value - mean) ** 2 for value in values) / (count - 1)) ** 0.5
-    quantile = T_95[count - 2] if count - 2 < len(T_95) else 2.0
-    return Mean(mean, quantile * deviation / count**0.5, count)
-
-
-def table_of(matrix: Matrix) -> dict[str, dict[str, Mean]]:
-    """{row: {metric: mean over the seeds that are done}}."""
-    rows: dict[str, dict[str, list[float]]] = {}
-    for cell in cells_of(matrix):
-        if (result := result_of(matrix, cell)) is not None:
-            metrics = rows.setdefault(cell.row, {})
-            for name, value in figures(result):
-                metrics.setdefault(name, []).append(value)
-    return {row: {name: mean_over_seeds(values) for name, values in metrics.items()} for row, metrics in rows.items()}
-
-
-def figures(result: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """What of a result is worth comparing: evaluated rates, or for a pre-training what was measured on dev sets."""
-    for name, rates in result["evaluated"].items():
-        for metric, rate in rates.items():
-            yield f"{metric} {name}", rate["rate"] if isinstance(rate, dict) else rate
-    if not result["evaluated"]:
-        yield from result["measured"].items()
-    for point, sets in result.get("grid", {}).items():
-        for metric, rate in sets["all"].items():
-            yield f"{metric} all at {point}", rate["rate"]
-    yield "seconds", result["seconds"]

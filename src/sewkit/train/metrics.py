@@ -17,6 +17,7 @@ from torch import Tensor
 from sewkit.audio import SAMPLE_RATE
 from sewkit.collective import sum_over_processes
 from sewkit.data.batch import Batch
+from sewkit.files import replacing
 from sewkit.objectives.loss import Loss
 from sewkit.train import distributed
 from sewkit.train.progress import Progress
@@ -174,9 +175,8 @@ def cut_log(path: Path, step: int) -> None:
     kept = "".join(_as_text(line) for line in read_log(path) if line["step"] <= step)
     if not path.exists() or path.read_text(encoding="utf-8", errors="replace") == kept:
         return
-    draft = path.with_name(path.name + ".partial")
-    draft.write_text(kept, encoding="utf-8")
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_text(kept, encoding="utf-8")
 
 
 def _as_text(line: dict[str, Any]) -> str:

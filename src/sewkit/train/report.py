@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sewkit.errors import MissingExtraError, UserError
+from sewkit.files import replacing
 from sewkit.train.metrics import LOG_NAME, read_log
 
 if TYPE_CHECKING:
@@ -76,14 +76,8 @@ def draw_report(log: Path, picture: Path) -> None:
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     figure.suptitle(log.absolute().parent.name)
-    draft = picture.with_name(picture.name + ".partial")
-    try:
+    with replacing(picture) as draft:
         figure.savefig(draft, format="png", dpi=110)
-        os.replace(draft, picture)
-    except OSError as error:
-        raise UserError(f"{picture}: cannot be written ({error.strerror or error})") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def metrics_of(lines: list[Line], panel: Panel) -> list[str]:

@@ -40,7 +40,7 @@ class TrainState:
 
 
 def save_state(state: TrainState, path: Path) -> None:
-    """Write under a temporary name, flush to disk, then rename: a kill leaves the old file or the new one.
+    """Write under a temporary name, flush to disk, rename: a kill or a power cut leaves the old file or the new one.
 
     Raises OSError where the disk refuses, and leaves nothing behind.
     """

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import secrets
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from typing import IO, NamedTuple, NoReturn, cast
 import numpy as np
 
 from sewkit.errors import UserError
+from sewkit.files import replacing
 
 BLOCK_BYTES = 1 << 22
 """Text that is parsed, or written, at a time."""
@@ -216,19 +216,12 @@ def _float_or_nan(text: bytes) -> float:
 def write_arpa(path: str | os.PathLike[str], arpa: Arpa) -> None:
     """Write an ARPA file, gzipped if its name ends in .gz; the same model gives the same bytes.
 
-    It appears whole or not at all. Raises LanguageModelError where it cannot be written.
+    It appears whole or not at all. Raises UserError where it cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with _writing(partial, compress=path.suffix == ".gz") as file:
-            for text in _chunks(arpa):
-                file.write(text.encode())
-        os.replace(partial, path)
-    except OSError as error:
-        raise LanguageModelError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as draft, _writing(draft, compress=path.suffix == ".gz") as file:
+        for text in _chunks(arpa):
+            file.write(text.encode())
 
 
 @contextmanager

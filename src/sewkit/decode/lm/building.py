@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-import secrets
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +15,7 @@ from typing import IO, cast
 from sewkit.decode.lm.arpa import LanguageModelError, write_arpa
 from sewkit.decode.lm.kneser_ney import build_arpa
 from sewkit.errors import UserError
+from sewkit.files import replacing
 
 LINES_BETWEEN_REPORTS = 10_000
 
@@ -89,20 +88,16 @@ def build_with_lmplz(
         raise UserError("lmplz is not on the path; install KenLM, or leave --lmplz out")
     if output.suffix == ".gz":
         raise UserError(f"{output}: lmplz writes plain ARPA files; leave .gz out")
-    partial = output.with_name(f".{secrets.token_hex(8)}.tmp")
-    command = [program, "--order", str(order), "--discount_fallback", "--arpa", str(partial)]
-    if prune:
-        command += ["--prune", *map(str, prune)]
-    try:
-        with tempfile.TemporaryFile() as said:  # not a pipe, which would fill while the text is written
-            status = _run(command, _sentences(corpus, on_progress or (lambda share: None)), said)
-            if status:
-                said.seek(0)
-                last = (said.read().decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
-                raise UserError(f"lmplz stopped with status {status}: {last}")
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+    # What it says goes to a file, not to a pipe, which would fill while the text is written.
+    with replacing(output) as draft, tempfile.TemporaryFile() as said:
+        command = [program, "--order", str(order), "--discount_fallback", "--arpa", str(draft)]
+        if prune:
+            command += ["--prune", *map(str, prune)]
+        status = _run(command, _sentences(corpus, on_progress or (lambda share: None)), said)
+        if status:
+            said.seek(0)
+            last = (said.read().decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
+            raise UserError(f"lmplz stopped with status {status}: {last}")
 
 
 def _run(command: list[str], lines: Iterator[str], said: IO[bytes]) -> int:

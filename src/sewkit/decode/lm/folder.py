@@ -23,6 +23,7 @@ from sewkit.decode.fusion import FusionWeights
 from sewkit.decode.lm.arpa import LanguageModelError
 from sewkit.decode.lm.loading import load_lm
 from sewkit.errors import UserError
+from sewkit.files import replacing
 from sewkit.text import Alphabet
 
 FOLDER = "language_model"
@@ -103,6 +104,5 @@ def _labels(alphabet: Alphabet) -> list[str]:
 
 
 def _write_json(path: Path, value: object) -> None:
-    partial = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    partial.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
