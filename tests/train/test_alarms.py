@@ -55,7 +55,9 @@ def test_what_looks_like_collapse_during_warm_up_is_the_beginning():
     start = {**HEALTHY, "code_perplexity": 5.0, "positive_similarity": 0.95, "negative_similarity": 0.95}
     for update in range(10):
         assert alarms.check({**start, "learning_rate": 1e-5 * update}) == []
-    assert len(alarms.check({**start, "learning_rate": 9e-5})) == 3
+    told = [alarms.check({**start, "learning_rate": 9e-5}) for _ in range(11)]
+    assert [len(messages) for messages in told] == [2, *[0] * 9, 1]
+    assert "targets cannot be told from negatives" in told[-1][0]
 
 
 def test_waiting_for_data_counts_when_it_is_usual():

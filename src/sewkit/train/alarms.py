@@ -59,9 +59,9 @@ RULES = (
     ),
     Rule(
         "no contrast",
-        ("positive_similarity", "negative_similarity", "warm"),
-        lambda v: bool(v["warm"]) and v["positive_similarity"] - v["negative_similarity"] < 0.02,
-        "similarity to positives {positive_similarity:.3f}, to negatives {negative_similarity:.3f} (healthy after "
+        ("positive_similarity", "negative_similarity", "settled"),
+        lambda v: bool(v["settled"]) and v["positive_similarity"] - v["negative_similarity"] < 0.02,
+        "similarity to positives {positive_similarity:.3f}, to negatives {negative_similarity:.3f} (healthy soon after "
         "warm-up: more than 0.02 apart): targets cannot be told from negatives; lower the learning rate, check that "
         "clips are not silent, and take larger updates",
     ),
@@ -115,7 +115,8 @@ class Alarms:
         self.norms: deque[float] = deque(maxlen=LINES_KEPT)
         self.waiting: deque[float] = deque(maxlen=LINES_NEEDED)
         self.learning_rate = 0.0
-        self.warm = False
+        self.num_rising = 0
+        self.num_risen = 0
         self.wrong_in_a_row = 0
         self.raised: set[str] = set()
 
@@ -138,7 +139,8 @@ class Alarms:
 
         num_entries; usual_norm, the median of earlier lines; usual_waiting, that of the last ones; wrong_in_a_row,
         measurements without a right word; warm, whether the learning rate has stopped rising (before that, what looks
-        like collapse is the beginning).
+        like collapse is the beginning); settled, whether that was as many lines ago as it rose (a healthy run learns
+        to tell its targets around then).
         """
         facts: Values = {}
         if self.num_entries:
@@ -152,9 +154,12 @@ class Alarms:
             if len(self.waiting) == LINES_NEEDED:
                 facts["usual_waiting"] = median(self.waiting)
         if "learning_rate" in values:
-            self.warm |= 0 < values["learning_rate"] <= self.learning_rate
+            if self.num_risen or 0 < values["learning_rate"] <= self.learning_rate:
+                self.num_risen += 1
+            else:
+                self.num_rising += 1
             self.learning_rate = values["learning_rate"]
         if rates := [value for name, value in values.items() if name.startswith("wer_")]:
             self.wrong_in_a_row = self.wrong_in_a_row + 1 if min(rates) >= 1 else 0
             facts["wrong_in_a_row"] = self.wrong_in_a_row
-        return {**facts, "warm": self.warm}
+        return {**facts, "warm": self.num_risen > 0, "settled": self.num_risen > self.num_rising}
