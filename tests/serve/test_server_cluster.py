@@ -1,6 +1,13 @@
-"""The server as a Ray Serve deployment of two replicas, on this machine."""
+"""The server as a Ray Serve deployment of two replicas, on this machine, started as users start it."""
 
+import contextlib
+import json
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +15,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from sewkit.serve.cluster import ClusterSettings, app
+from sewkit.serve.cluster import ClusterSettings
 from sewkit.serve.settings import Settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -24,20 +31,40 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    import ray
-    from ray import serve
-
-    cache = tmp_path_factory.mktemp("cache")
-    environment = {"env_vars": {"XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}}
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    """Of two replicas that `serve run`, Ray's own command, has started."""
+    folder = tmp_path_factory.mktemp("cluster")
     port = free_port()
+    configuration = {
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "applications": [
+            {
+                "name": "sewkit",
+                "import_path": "sewkit.serve.cluster:app",
+                "args": {"replicas": 2, "cpus": 0.5, "calibration_runs": 1, "threads": 1},
+            }
+        ],
+    }
+    (folder / "serve.yaml").write_text(json.dumps(configuration))
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [str(Path(sys.executable).with_name("serve")), "run", str(folder / "serve.yaml")]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
     try:
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        serve.run(app(ClusterSettings(replicas=2, cpus=0.5, calibration_runs=1, threads=1)), name="sewkit")
+        wait_until_ready(f"http://127.0.0.1:{port}/ready", process, folder / "log")
         yield f"127.0.0.1:{port}"
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(url).is_success:
+                return
+        time.sleep(0.5)
+    raise AssertionError(log.read_text())
 
 
 def test_a_replica_is_told_what_a_server_is() -> None:

@@ -8,8 +8,6 @@ and does not leave them waiting in Ray: beyond its cheapest operating point it a
 client tries again elsewhere.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -40,9 +38,10 @@ class ClusterSettings(Settings):
         return Settings.model_validate(self.model_dump(include=set(Settings.model_fields)))
 
 
-def app(args: ClusterSettings) -> Application:
+def app(args: ClusterSettings) -> "Application":
     """The application for `serve run`, and for the `import_path` of a Serve configuration with the same arguments.
 
+    Ray makes `args` of what it is told, as their annotation says: it has to be the class itself, not its name.
     Raises MissingExtraError.
     """
     try:
@@ -51,7 +50,7 @@ def app(args: ClusterSettings) -> Application:
         raise MissingExtraError("a Ray Serve deployment", "cluster") from None
     settings = args.of_a_replica
 
-    def build() -> FastAPI:
+    def build() -> "FastAPI":
         """In the replica, where the model is loaded."""
         from sewkit.serve.app import create_app
 
