@@ -58,6 +58,13 @@ def test_a_fine_tuning_recipe_resolves(path):
     assert all(stage.num_updates > stage.freeze_updates for stage in recipe.stages)
 
 
+def test_the_recipe_in_the_documentation_resolves(tmp_path):
+    text = (RECIPES.parent / "docs" / "training.md").read_text()
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    assert load_recipe(FinetuneRecipe, path).label_column == "emotion"
+
+
 def test_no_recipe_is_left_out():
     named = {*PRETRAIN, *FINETUNE, *RECIPES.glob("small/matrix*.yaml")}
     assert set(RECIPES.rglob("*.yaml")) == named
