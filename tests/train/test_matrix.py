@@ -193,8 +193,8 @@ def test_the_matrix_that_comes_along_resolves():
     recipes = {cell.name: recipe_of(matrix, cell) for cell in cells_of(matrix)}
     assert len(recipes) == 9 + 9 + 3
     assert recipes["encoder-w2v2-seed3"].model.family == "wav2vec2"
-    assert recipes["letters-w2v2-seed3"].init == Path("runs/small/heads/encoder-w2v2-seed3/model")
-    assert recipes["letters-scratch-seed1"].init is None
+    assert recipes["words-w2v2-seed3"].init == Path("runs/small/heads/encoder-w2v2-seed3/model")
+    assert recipes["words-scratch-seed1"].init is None
 
 
 def test_the_stochastic_matrices_resolve():
