@@ -15,7 +15,7 @@ from sewkit.config import ModelConfig
 from sewkit.model import SpeechModel
 from sewkit.model.disentangled import DisentangledAttention, RelativePositions
 from sewkit.model.squeeze import PositionalConv
-from sewkit.runtime import folding
+from sewkit.runtime import folding, product
 from sewkit.runtime.folding import BlockwiseAttention, PositionBlocks, SpectralConv, TiledExtractor, WindowConv, prepare
 from sewkit.runtime.pytorch import TorchRuntime
 from sewkit.testing import STOCHASTIC_TOYS, TOYS, padded_batch, synthetic_speech, toy_model
@@ -50,8 +50,12 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("packed_from", [0, 1 << 62], ids=["packed", "plain"])
 @pytest.mark.parametrize("name", ALL)
-def test_a_prepared_model_gives_what_the_model_gives(name: str) -> None:
+def test_a_prepared_model_gives_what_the_model_gives(
+    name: str, packed_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(product, "PACKED_FROM", packed_from)
     model = toy_model(name)
     prepared, batch = prepare(model), padded_batch(clips())
     for point in operating_points(model.config):
@@ -79,7 +83,7 @@ def test_preparing_leaves_the_model_as_it_is_and_shares_its_large_weights() -> N
     prepared = prepare(model)
     assert list(model.state_dict()) == names
     assert model.features is extractor
-    assert prepared.encoder.layers[0].feed_forward.up.weight is model.encoder.layers[0].feed_forward.up.weight
+    assert prepared.encoder.layers[0].feed_forward[0].weight is model.encoder.layers[0].feed_forward.up.weight
     assert isinstance(prepared.features, TiledExtractor)
     assert isinstance(prepared.encoder.layers[0].attention, BlockwiseAttention)
 

@@ -4,11 +4,11 @@ The modules of `sewkit.model` are the definition. Here are the forms that only i
 its own: what depends on weights alone is computed once, and what is large is computed in pieces.
 
     FeatureExtractor       -> TiledExtractor          stretches of frames, one after the other, each row by itself
+    linear layers          -> Product                 weights in the order that the processor reads them, GELU within
     PositionalConv         -> WindowConv, SpectralConv  weight norm folded; a matrix product, or in the frequency domain
-    SelfAttention          -> FusedAttention          query, key and value by one matrix
+    SelfAttention          -> FusedAttention          key and value by one matrix
     DisentangledAttention  -> BlockwiseAttention      its position table projected; scores for a block of queries a time
     RelativePositions      -> PositionBlocks          which of that table's rows each block needs
-    FeedForward            -> InPlaceFeedForward      GELU where the numbers stand
 
 B batch, S samples, T frames, U squeezed frames, Uq queries, Uk keys, H hidden, G groups of C channels, N heads,
 D channels of a head, R rows of the position table, K taps.
@@ -25,17 +25,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sewkit.lengths import num_frames, pooled_length
+from sewkit.lengths import hop_samples, num_frames, pooled_length
 from sewkit.model import SpeechModel
 from sewkit.model.attention import Positions, SelfAttention
 from sewkit.model.disentangled import DisentangledAttention, RelativePositions, log_buckets, round_distances
-from sewkit.model.encoder import EncoderLayer, FeedForward
-from sewkit.model.features import ConvBlock, FeatureExtractor, InstanceNorm, conv_channels_last
+from sewkit.model.encoder import EncoderLayer
+from sewkit.model.features import ConvBlock, FeatureExtractor, InstanceNorm
 from sewkit.model.pooling import NO_POOLING, Pooling
 from sewkit.model.squeeze import PositionalConv
+from sewkit.model.stochastic import ways_up
+from sewkit.runtime.product import Product, product
 
 TILE_FRAMES = 256
-"""Frames that the extractor makes at a time: enough to keep a core busy, few enough for their memory to be reused."""
+"""Frames that the extractor makes at a time, at most: enough to keep a core busy."""
+TILE_NUMBERS = 1 << 21
+"""Numbers that the first convolution may give a tile: few enough to stay in the caches."""
 QUERY_BLOCK = 256
 """Queries whose scores are held at a time."""
 WINDOW_TAPS = 64
@@ -55,10 +59,15 @@ def prepare(model: SpeechModel) -> SpeechModel:
     position = model.squeeze.position
     form = SpectralConv if position.weight_v.shape[2] > WINDOW_TAPS else WindowConv
     ready.squeeze.add_module("position", form(position))
+    if isinstance(ready.projection, nn.Linear):
+        ready.add_module("projection", product(ready.projection))
+    for way in ways_up(ready).values():
+        way.add_module("linear", product(way.linear))
     tables = model.encoder.positions
     for layer in ready.encoder.layers:
         assert isinstance(layer, EncoderLayer)
-        layer.add_module("feed_forward", InPlaceFeedForward(layer.feed_forward))
+        feed_forward = layer.feed_forward
+        layer.add_module("feed_forward", nn.Sequential(product(feed_forward.up, gelu=True), product(feed_forward.down)))
         layer.attention = _ready_attention(layer.attention, tables)
     if isinstance(tables, RelativePositions):
         ready.encoder.positions = PositionBlocks(tables)
@@ -87,16 +96,16 @@ class TiledExtractor(nn.Module):
 
     def __init__(self, extractor: FeatureExtractor):
         super().__init__()
-        self.blocks: list[ConvBlock] = [block for block in extractor.blocks if isinstance(block, ConvBlock)]
-        self.layers = [
-            (block.conv.out_channels, block.conv.kernel_size[0], block.conv.stride[0]) for block in self.blocks
-        ]
+        blocks = [block for block in extractor.blocks if isinstance(block, ConvBlock)]
+        self.layers = [(block.conv.out_channels, block.conv.kernel_size[0], block.conv.stride[0]) for block in blocks]
+        self.first = blocks[0]
+        self.rest = nn.ModuleList(WindowProduct(block) for block in blocks[1:])
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See `FeatureExtractor.forward`."""
-        weight = self.blocks[-1].conv.weight
         frames = num_frames(lengths, self.layers)
-        features = weight.new_zeros(len(waveforms), num_frames(waveforms.shape[1], self.layers), len(weight))
+        shape = (len(waveforms), num_frames(waveforms.shape[1], self.layers), self.layers[-1][0])
+        features = self.first.conv.weight.new_zeros(shape)
         for row, waveform, size, count in zip(features, waveforms, lengths.tolist(), frames.tolist(), strict=True):
             if count:
                 self._fill(row[:count], waveform[:size])
@@ -104,17 +113,17 @@ class TiledExtractor(nn.Module):
 
     def _fill(self, frames: Tensor, waveform: Tensor) -> None:
         """(S,) samples -> all of (T, C), in place."""
-        first, *rest = self.blocks
-        _, kernel, stride = self.layers[0]
-        windows, weights, shift = _first_filters(first, waveform[None, :].unfold(1, kernel, stride))
-        for start in range(0, len(frames), TILE_FRAMES):
-            stop = min(start + TILE_FRAMES, len(frames))
+        width, kernel, stride = self.layers[0]
+        windows, weights, shift = _first_filters(self.first, waveform[None, :].unfold(1, kernel, stride))
+        tile = min(TILE_FRAMES, max(1, TILE_NUMBERS // (width * hop_samples(self.layers[1:]))))
+        for start in range(0, len(frames), tile):
+            stop = min(start + tile, len(frames))
             low, high = self._seen(start, stop)
-            x = _activate(torch.baddbmm(shift, windows[:, low:high], weights), first.norm).to(frames.dtype)
-            for block in rest:
-                x = conv_channels_last(x, block.conv.weight, block.conv.bias, block.conv.stride[0])
-                x = _activate(x, block.norm)
-            frames[start:stop] = x[0]
+            x = torch.baddbmm(shift, windows[:, low:high], weights)[0]
+            x = gelu_(_layer_normed(x, self.first.norm)).to(frames.dtype)
+            for block in self.rest:
+                x = block(x)
+            frames[start:stop] = x
 
     def _seen(self, start: int, stop: int) -> tuple[int, int]:
         """The outputs of the first block, from and to, that frames from `start` to `stop` are made of."""
@@ -132,12 +141,30 @@ def _first_filters(block: ConvBlock, windows: Tensor) -> tuple[Tensor, Tensor, T
     return windows, weight.t()[None], weight.new_zeros(len(weight)) if bias is None else bias.float()
 
 
-def _activate(x: Tensor, norm: nn.Module | None) -> Tensor:
-    """LayerNorm where there is one, GELU."""
-    if isinstance(norm, nn.LayerNorm):
-        weight, bias = (parameter.to(x.dtype) for parameter in (norm.weight, norm.bias))
-        x = F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
-    return gelu_(x)
+def _layer_normed(x: Tensor, norm: nn.Module | None) -> Tensor:
+    """Normalised where there is a LayerNorm."""
+    if not isinstance(norm, nn.LayerNorm):
+        return x
+    weight, bias = (parameter.to(x.dtype) for parameter in (norm.weight, norm.bias))
+    return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+
+
+class WindowProduct(nn.Module):
+    """`ConvBlock`: the frames of a window lie together, so all windows are the rows of one product."""
+
+    def __init__(self, block: ConvBlock):
+        super().__init__()
+        weight = block.conv.weight
+        self.stride, self.taps, self.norm = block.conv.stride[0], weight.shape[2], block.norm
+        has_norm = isinstance(block.norm, nn.LayerNorm)
+        self.product = Product(weight.transpose(1, 2).flatten(1), block.conv.bias, gelu=not has_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T_in, C_in) -> (T_out, C_out)."""
+        channels = x.shape[1]
+        windows = x.flatten().unfold(0, self.taps * channels, self.stride * channels)
+        y = self.product(windows)
+        return gelu_(_layer_normed(y, self.norm)) if isinstance(self.norm, nn.LayerNorm) else y
 
 
 class WindowConv(nn.Module):
@@ -188,46 +215,25 @@ class SpectralConv(nn.Module):
         return gelu_(y[:, : pooled_length(frames, stride)].to(x.dtype) + self.bias)
 
 
-class InPlaceFeedForward(nn.Module):
-    """`FeedForward` without dropout and with no copy of its widest tensor."""
-
-    def __init__(self, feed_forward: FeedForward):
-        super().__init__()
-        self.up, self.down = feed_forward.up, feed_forward.down
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, U, H) -> (B, U, H)."""
-        return self.down(gelu_(self.up(x)))
-
-
 class FusedAttention(nn.Module):
-    """`SelfAttention` whose query, key and value come of one matrix."""
+    """`SelfAttention` whose key and value come of one matrix."""
 
     def __init__(self, attention: SelfAttention):
         super().__init__()
-        projections = (attention.query, attention.key, attention.value)
-        self.weight = nn.Parameter(torch.cat([projection.weight for projection in projections]))
-        self.bias = nn.Parameter(torch.cat([projection.bias for projection in projections]))
-        self.output, self.num_heads = attention.output, attention.num_heads
+        pair = (attention.key, attention.value)
+        self.query, self.output = product(attention.query), product(attention.output)
+        self.key_value = Product(torch.cat([one.weight for one in pair]), torch.cat([one.bias for one in pair]))
+        self.num_heads = attention.num_heads
 
     def forward(
         self, x: Tensor, key_mask: Tensor | None, positions: Blocks | None = None, pooling: Pooling = NO_POOLING
     ) -> Tensor:
         """See `SelfAttention.forward`; `positions` from `PositionBlocks`."""
         queries, keys = pooling.pool(x)
-        query, key, value = self.project(queries, keys)
+        parts = (self.query(queries), *self.key_value(keys).chunk(2, 2))
+        query, key, value = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         context = self.attend(query, key, value, key_mask, positions)
         return pooling.spread(self.output(context.transpose(1, 2).flatten(2)))
-
-    def project(self, queries: Tensor, keys: Tensor) -> list[Tensor]:
-        """(B, Uq, H), (B, Uk, H) -> query (B, N, Uq, D), key and value (B, N, Uk, D)."""
-        if queries is keys:
-            parts: Sequence[Tensor] = F.linear(queries, self.weight, self.bias).chunk(3, 2)
-        else:
-            size = queries.shape[2]
-            query = F.linear(queries, self.weight[:size], self.bias[:size])
-            parts = (query, *F.linear(keys, self.weight[size:], self.bias[size:]).chunk(2, 2))
-        return [part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts]
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, positions: Blocks | None
