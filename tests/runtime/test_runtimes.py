@@ -12,13 +12,15 @@ import torch
 
 import sewkit
 from sewkit.checkpoint import LoadedModel
-from sewkit.compute import Compute
+from sewkit.compute import Compute, resolve
 from sewkit.config import PUBLISHED, ModelConfig
 from sewkit.lengths import num_frames
 from sewkit.model import SpeechModel, build_model
 from sewkit.runtime import Runtime
-from sewkit.runtime.export import make_runtime
+from sewkit.runtime.export import export, make_runtime, new_folder
+from sewkit.runtime.graph import ClipGraph
 from sewkit.testing import STOCHASTIC_TOYS, TOYS, synthetic_speech, toy_model
+from sewkit.text import Alphabet
 
 TOLERANCE = 1e-4
 NUM_SAMPLES = (32_000, 9_871, 5_003, 1_360, 720, 640, 400, 399, 0)
@@ -137,3 +139,27 @@ def test_calls_side_by_side_give_what_they_give_alone(make: Make) -> None:
         results = list(pool.map(lambda waveform: runtime.logits([waveform])[0], waveforms * 4))
     for found, expected in zip(results, runtime.logits(waveforms) * 4, strict=True):
         assert_near(found, expected)
+
+
+@pytest.mark.parametrize("name", [*TOYS, "stochastic-sew"])
+def test_the_extractor_written_for_int8_is_the_same_function(name: str) -> None:
+    model = toy_model(name)
+    point = resolve(model.config, None)
+    plain, scaled = (ClipGraph(model, point, for_int8).eval() for for_int8 in (False, True))
+    for size in (32_000, 9_871, 5_003, 1_360):
+        waveform = torch.from_numpy(synthetic_speech(size, 1))[None]
+        with torch.inference_mode():
+            for one, other in zip(plain(waveform), scaled(waveform), strict=True):
+                torch.testing.assert_close(other, one, atol=TOLERANCE, rtol=0)
+
+
+def test_int8_hears_what_is_a_hundred_times_quieter_than_the_loudest(tmp_path: Path) -> None:
+    """The extractor's frames follow the sound's loudness, so one scale for all of them would hold a few steps of it."""
+    loud, quiet = synthetic_speech(16_000, 1), synthetic_speech(16_000, 2)
+    clip = np.concatenate([loud, 0.01 * quiet])
+    model = LoadedModel(build_model(TOYS["sew"].replace(normalize_input=False)).eval(), Alphabet.english())
+    with new_folder(tmp_path / "int8") as draft:
+        export(model, draft, "openvino", int8_clips=[clip])
+    exact = make_runtime(model, "torch", "cpu", "float32").encode([clip])[0][55:]
+    found = sewkit.load(tmp_path / "int8").encode([clip])[0][55:]
+    assert np.linalg.norm(found - exact) < 0.1 * np.linalg.norm(exact - exact.mean(0))

@@ -137,7 +137,7 @@ def _graph(
     if runtime == "onnx":
         graph = onnx.converted(model, point)
         return graph if clips is None else onnx.quantized(graph, folder)
-    graph = openvino.converted(model, point)
+    graph = openvino.converted(model, point, for_int8=clips is not None)
     if clips is None:
         return graph
     shortest = min_samples(model.config.conv_layers, point.squeeze)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sewkit.compute import Compute
+from sewkit.lengths import num_frames
 from sewkit.model import SpeechModel
 from sewkit.model.attention import SelfAttention
 from sewkit.model.disentangled import RelativePositions, log_buckets
@@ -30,17 +31,25 @@ from sewkit.model.stochastic import ways_up
 Index = tuple[Tensor, Tensor, int]
 """Of each pair, in rows: its entry among (Uq, R) products of queries with the position table, and among (Uk, R) of
 keys; and R, the rows of the table that the clip can reach."""
+TINY = 1e-6
+"""What a frame of zeros is divided by."""
 FRAMES, LOGITS, CLASS_SCORES = "frames", "logits", "class_scores"
 """Outputs by name: the encoder's frames (1, T, H), and of a model with a head (1, T, V) or (1, labels)."""
 
 
 class ClipGraph(nn.Module):
-    """(1, S) samples -> the outputs named by `output_names`. S must give at least one squeezed frame."""
+    """(1, S) samples -> the outputs named by `output_names`. S must give at least one squeezed frame.
 
-    def __init__(self, model: SpeechModel, compute: Compute):
+    scaled: write the extractor for int8, see `_ScaledConv`.
+    """
+
+    def __init__(self, model: SpeechModel, compute: Compute, scaled: bool = False):
         super().__init__()
         self.normalize, self.norm_eps = model.config.normalize_input, model.config.input_norm_eps
-        self.blocks = model.features.blocks
+        self.conv_layers = model.config.conv_layers
+        first, *rest = model.features.blocks
+        form = _ScaledConv if scaled else _Conv
+        self.blocks = nn.ModuleList([_Conv(first), *map(form, rest)])
         self.feature_norm, self.projection = model.feature_norm, model.projection
         self.squeeze = _Squeeze(model, compute.squeeze)
         self.encoder_norm, self.norm_first = model.encoder.norm, model.encoder.norm_first
@@ -61,13 +70,14 @@ class ClipGraph(nn.Module):
         if self.normalize:
             centred = waveform - waveform.mean(1, keepdim=True)
             waveform = centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + self.norm_eps)
-        x = waveform[:, None]
+        x = waveform[:, :, None]
         for block in self.blocks:
-            assert isinstance(block, ConvBlock)
-            x = F.gelu(_normed(block.conv(x), block.norm))
-        features = self.projection(self.feature_norm(x.transpose(1, 2)))
+            x = block(x)
+        features = self.projection(self.feature_norm(x))
         states = self._encode(self.squeeze(features))
-        frames = states[-1] if self.upsample is None else self._upsample(states[-1], features)
+        # From the samples: asked of the features, their count would keep OpenVINO from computing them in bfloat16.
+        count = num_frames(waveform.shape[1], self.conv_layers)
+        frames = states[-1] if self.upsample is None else self._upsample(states[-1], count)
         return (frames, *self._head(frames, states))
 
     def _encode(self, x: Tensor) -> list[Tensor]:
@@ -83,11 +93,11 @@ class ClipGraph(nn.Module):
             states[-1] = self.encoder_norm(states[-1])
         return states
 
-    def _upsample(self, x: Tensor, features: Tensor) -> Tensor:
-        """(1, U, H) -> (1, T, H), with the zero tail."""
+    def _upsample(self, x: Tensor, count: int) -> Tensor:
+        """(1, U, H) -> (1, T, H) for T = `count` frames, with the zero tail."""
         assert self.upsample is not None
-        x = F.gelu(self.upsample.linear(x)).reshape(1, -1, features.shape[2])
-        return F.pad(x, (0, 0, 0, self.upsample.factor - 1))[:, : features.shape[1]]
+        x = F.gelu(self.upsample.linear(x)).reshape(1, -1, self.upsample.linear.in_features)
+        return F.pad(x, (0, 0, 0, self.upsample.factor - 1))[:, :count]
 
     def _head(self, frames: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
         if isinstance(self.head, CTCHead):
@@ -118,11 +128,61 @@ def unheard_outputs(model: SpeechModel) -> list[list[float]]:
     return []
 
 
-def _normed(x: Tensor, norm: nn.Module | None) -> Tensor:
-    if isinstance(norm, InstanceNorm):
-        return F.group_norm(x, norm.weight.numel(), norm.weight, norm.bias, norm.eps)
+class _Conv(nn.Module):
+    """(1, T_in, C_in) -> (1, T_out, C_out), see `ConvBlock`."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        assert isinstance(block, ConvBlock)
+        self.conv, self.norm = block.conv, block.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x.transpose(1, 2))
+        if isinstance(self.norm, InstanceNorm):
+            x = F.group_norm(x, self.norm.weight.numel(), self.norm.weight, self.norm.bias, self.norm.eps)
+        return F.gelu(_layer_normed(x.transpose(1, 2), self.norm))
+
+
+class _ScaledConv(nn.Module):
+    """`_Conv` as products of frames that were each divided by its largest number, so that int8 can hold them.
+
+    Nothing between the first convolution and the last normalises, so frames are as loud and as quiet as speech is: with
+    one scale for all of them the quiet ones become 0 (in sew-words a fifth of the letters change, whichever convolution
+    it is; with a scale for each frame, one in a thousand). A scale for each frame can be taken out of a product with
+    the frame, not out of a sum over several: so taps that belong to one stride, whose frames no other window has in the
+    same place, are one product with a scale of their own, and a window is the sum of those.
+    """
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        assert isinstance(block, ConvBlock)
+        self.stride, self.bias, self.norm = block.conv.stride[0], block.conv.bias, block.norm
+        weight = block.conv.weight.detach()
+        strides, single = divmod(weight.shape[2], self.stride)
+        self.taps = [self.stride] * strides + [1] * single
+        parts = weight.transpose(1, 2).split(self.taps, 1)
+        self.weights = nn.ParameterList(part.flatten(1).contiguous() for part in parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, T_in, C_in) -> (1, T_out, C_out)."""
+        windows, start = (x.shape[1] - sum(self.taps)) // self.stride + 1, 0
+        sums: list[Tensor] = [] if self.bias is None else [self.bias]
+        for taps, weight in zip(self.taps, self.weights, strict=True):
+            if taps < self.stride:
+                frames = x[:, start :: self.stride][:, :windows]
+            elif taps > 1:
+                frames = x[:, start : start + windows * taps].reshape(1, -1, taps * x.shape[2])
+            else:
+                frames = x
+            loudest = frames.abs().amax(2, keepdim=True) + TINY
+            sums.append(F.linear(frames / loudest, weight) * loudest)
+            start += taps
+        return F.gelu(_layer_normed(sum(sums[1:], sums[0]), self.norm))
+
+
+def _layer_normed(x: Tensor, norm: nn.Module | None) -> Tensor:
     if isinstance(norm, nn.LayerNorm):
-        return F.layer_norm(x.transpose(1, 2), norm.normalized_shape, norm.weight, norm.bias, norm.eps).transpose(1, 2)
+        return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     return x
 
 

@@ -82,14 +82,17 @@ class OpenVINOEngine:
         return self._core.compile_model(self._graph(compute), "CPU", settings)
 
 
-def converted(model: SpeechModel, compute: Compute) -> Any:
-    """The graph of a model at one operating point, an openvino.Model with an open number of samples."""
+def converted(model: SpeechModel, compute: Compute, for_int8: bool = False) -> Any:
+    """The graph of a model at one operating point, an openvino.Model with an open number of samples.
+
+    for_int8: written so that `quantized` can do the extractor too.
+    """
     openvino = _openvino()
     samples = max(SAMPLE_RATE, min_samples(model.config.conv_layers, compute.squeeze))
     example = torch.from_numpy(np.random.default_rng(0).standard_normal((1, samples)).astype(np.float32))
     with _discreet(), torch.no_grad():
         graph = openvino.convert_model(
-            ClipGraph(model, compute).eval(), example_input=example, input=[openvino.PartialShape([1, -1])]
+            ClipGraph(model, compute, for_int8).eval(), example_input=example, input=[openvino.PartialShape([1, -1])]
         )
     for output, name in zip(graph.outputs, output_names(model), strict=True):
         output.get_tensor().set_names({name})
@@ -99,8 +102,7 @@ def converted(model: SpeechModel, compute: Compute) -> Any:
 def quantized(graph: Any, clips: Sequence[np.ndarray]) -> Any:
     """The graph with matrix products in int8, scales of activations fixed by these clips, (S,) float32 samples.
 
-    Convolutions are left as they are: one scale for all channels of sound that was never normalised loses most of it,
-    layer after layer (in sew-words half of the letters change, against one in two hundred without). No SmoothQuant: it
+    What is still a convolution, the first one and that of positions, is left as it is. No SmoothQuant: it
     would move scales from activations into weights, differently at each operating point, and so undo their sharing.
     """
     nncf = _nncf()
