@@ -16,6 +16,7 @@ import torch
 from sewkit.compute import Compute, resolve
 from sewkit.config import ModelConfig
 from sewkit.lengths import min_samples, num_frames
+from sewkit.model.features import normalize_waveforms
 from sewkit.runtime.graph import CLASS_SCORES, FRAMES, LOGITS
 
 
@@ -23,7 +24,18 @@ class Engine(Protocol):
     """What runs graphs."""
 
     def run(self, clip: np.ndarray, output: str, compute: Compute) -> np.ndarray:
-        """(1, S) float32 samples -> the output of that name, (1, ...), in an array of its own."""
+        """(S,) float32 samples -> the output of that name, (1, ...), in an array of its own.
+
+        Of frames there may be more than the clip has.
+        """
+
+
+def as_heard(waveform: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """(S,) samples as graphs take them: float32, normalised where the model wants them so."""
+    clip = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
+    if config.normalize_input:
+        clip = normalize_waveforms(clip[None], torch.tensor([len(clip)]), config.input_norm_eps)[0]
+    return clip.numpy()
 
 
 class ClipRuntime:
@@ -57,11 +69,12 @@ class ClipRuntime:
         shortest = min_samples(self.config.conv_layers, point.squeeze)
         results = []
         for waveform in waveforms:
+            frames = num_frames(len(waveform), self.config.conv_layers)
             if len(waveform) < shortest:
-                results.append(self._unheard(output, num_frames(len(waveform), self.config.conv_layers)))
+                results.append(self._unheard(output, frames))
                 continue
-            clip = np.ascontiguousarray(waveform, dtype=np.float32)[None]
-            results.append(self.engine.run(clip, output, point)[0])
+            found = self.engine.run(as_heard(waveform, self.config), output, point)[0]
+            results.append(found if output == CLASS_SCORES else found[:frames])
         return results
 
     def _unheard(self, output: str, frames: int) -> np.ndarray:

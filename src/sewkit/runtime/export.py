@@ -28,7 +28,7 @@ from sewkit.errors import UserError
 from sewkit.lengths import min_samples
 from sewkit.model import SpeechModel, build_model
 from sewkit.runtime import onnx, openvino
-from sewkit.runtime.clips import ClipRuntime, Engine
+from sewkit.runtime.clips import ClipRuntime, Engine, as_heard
 from sewkit.runtime.constants import pack
 from sewkit.runtime.graph import unheard_outputs
 from sewkit.runtime.pytorch import TorchRuntime, pick_device
@@ -141,7 +141,7 @@ def _graph(
     if clips is None:
         return graph
     shortest = min_samples(model.config.conv_layers, point.squeeze)
-    heard = [clip for clip in clips if len(clip) >= shortest]
+    heard = [as_heard(clip, model.config) for clip in clips if len(clip) >= shortest]
     if not heard:
         raise UserError(f"none of {len(clips)} clips to calibrate with has {shortest} samples; expected real speech")
     return openvino.quantized(graph, heard)

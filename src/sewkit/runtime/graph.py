@@ -1,13 +1,16 @@
-"""The model as a graph for other runtimes: one whole clip at one operating point.
+"""The model as a graph for other runtimes: one clip at one operating point.
 
-A clip that is alone has no padding, so there are no lengths and no masks here, and what shares a call with it cannot
-change its result. What does not depend on the sound is computed once and becomes a constant: weight normalisation, the
-scale of attention, and of SEW-D each layer's projected position table. The modules of the model own the weights, their
-own forward is the definition; tests hold the two together.
+What shares a call with a clip cannot change its result, for nothing does. What does not depend on the sound is computed
+once and becomes a constant: weight normalisation, the scale of attention, and of SEW-D each layer's projected position
+table. The modules of the model own the weights, their own forward is the definition; tests hold the two together.
+
+Behind the clip there may be zeros: runtimes that make code for each length that they meet then meet few. Every count of
+what is valid follows from the number of samples, an input.
 
 All arithmetic on sizes is written so that it can be traced with an open number of samples (no unflatten, no floor
 division of negative numbers: converters make constants of them, or round them differently). S samples, T frames,
-U squeezed frames, Uq queries, Uk keys, H hidden, N heads, D channels of a head, R rows of the position table.
+U squeezed frames, Uq queries, Uk keys, H hidden, N heads, D channels of a head, R rows of the position table. Counts
+are int64 tensors (1,).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sewkit.compute import Compute
-from sewkit.lengths import num_frames
+from sewkit.lengths import conv_length, num_frames, squeezed_length
 from sewkit.model import SpeechModel
 from sewkit.model.attention import SelfAttention
 from sewkit.model.disentangled import RelativePositions, log_buckets
@@ -33,23 +36,27 @@ Index = tuple[Tensor, Tensor, int]
 keys; and R, the rows of the table that the clip can reach."""
 TINY = 1e-6
 """What a frame of zeros is divided by."""
+NEVER = -1e4
+"""What is added to the score of a key that holds no frame."""
 FRAMES, LOGITS, CLASS_SCORES = "frames", "logits", "class_scores"
 """Outputs by name: the encoder's frames (1, T, H), and of a model with a head (1, T, V) or (1, labels)."""
 
 
 class ClipGraph(nn.Module):
-    """(1, S) samples -> the outputs named by `output_names`. S must give at least one squeezed frame.
+    """(1, S) samples, (1,) int64 how many of them are the clip -> the outputs named by `output_names`.
+
+    Samples are normalised where the model wants them so; the clip must give at least one squeezed frame. Frames behind
+    its last are of no meaning.
 
     scaled: write the extractor for int8, see `_ScaledConv`.
     """
 
     def __init__(self, model: SpeechModel, compute: Compute, scaled: bool = False):
         super().__init__()
-        self.normalize, self.norm_eps = model.config.normalize_input, model.config.input_norm_eps
         self.conv_layers = model.config.conv_layers
         first, *rest = model.features.blocks
-        form = _ScaledConv if scaled else _Conv
-        self.blocks = nn.ModuleList([_Conv(first), *map(form, rest)])
+        self.first = _FirstConv(first)
+        self.rest = nn.Sequential(*map(_ScaledConv if scaled else _Conv, rest))
         self.feature_norm, self.projection = model.feature_norm, model.projection
         self.squeeze = _Squeeze(model, compute.squeeze)
         self.encoder_norm, self.norm_first = model.encoder.norm, model.encoder.norm_first
@@ -65,46 +72,43 @@ class ClipGraph(nn.Module):
         self.upsample = ways_up(model).get(compute.squeeze)
         self.head = model.head
 
-    def forward(self, waveform: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        if self.normalize:
-            centred = waveform - waveform.mean(1, keepdim=True)
-            waveform = centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + self.norm_eps)
-        x = waveform[:, :, None]
-        for block in self.blocks:
-            x = block(x)
-        features = self.projection(self.feature_norm(x))
-        states = self._encode(self.squeeze(features))
-        # From the samples: asked of the features, their count would keep OpenVINO from computing them in bfloat16.
-        count = num_frames(waveform.shape[1], self.conv_layers)
-        frames = states[-1] if self.upsample is None else self._upsample(states[-1], count)
-        return (frames, *self._head(frames, states))
+        features = self.rest(self.first(waveform[:, :, None], num_samples))
+        features = self.projection(self.feature_norm(features))
+        count = num_frames(num_samples, self.conv_layers)
+        squeezed = squeezed_length(count, self.squeeze.factor)
+        states = self._encode(self.squeeze(features * _valid(features, count)), squeezed)
+        frames = states[-1] if self.upsample is None else self._upsample(states[-1], squeezed)
+        return (frames, *self._head(frames, count, states, squeezed))
 
-    def _encode(self, x: Tensor) -> list[Tensor]:
-        """(1, U, H) -> what `Encoder.forward` gives."""
+    def _encode(self, x: Tensor, count: Tensor) -> list[Tensor]:
+        """(1, U, H), (1,) -> what `Encoder.forward` gives."""
         if self.encoder_norm is not None and not self.norm_first:
             x = self.encoder_norm(x)
         indices = {key: index(x) for key, index in self.indices.items()}
         states = [x]
         for layer in self.layers:
             assert isinstance(layer, _Layer)
-            states.append(layer(states[-1], indices.get(layer.key)))
+            states.append(layer(states[-1], count, indices.get(layer.key)))
         if self.encoder_norm is not None and self.norm_first:
             states[-1] = self.encoder_norm(states[-1])
         return states
 
-    def _upsample(self, x: Tensor, count: int) -> Tensor:
-        """(1, U, H) -> (1, T, H) for T = `count` frames, with the zero tail."""
+    def _upsample(self, x: Tensor, count: Tensor) -> Tensor:
+        """(1, U, H), (1,) -> (1, T, H), with the zero tail."""
         assert self.upsample is not None
         x = F.gelu(self.upsample.linear(x)).reshape(1, -1, self.upsample.linear.in_features)
-        return F.pad(x, (0, 0, 0, self.upsample.factor - 1))[:, :count]
+        return F.pad(x * _valid(x, count * self.upsample.factor), (0, 0, 0, self.upsample.factor - 1))
 
-    def _head(self, frames: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
+    def _head(self, frames: Tensor, count: Tensor, states: list[Tensor], squeezed: Tensor) -> tuple[Tensor, ...]:
         if isinstance(self.head, CTCHead):
             return (self.head(frames),)
         if isinstance(self.head, ClassificationHead):
-            mixed = frames if self.head.layer_weights is None else self.head.mix(states)
-            return (self.head.classifier(self.head.projector(mixed).mean(1)),)
+            if self.head.layer_weights is not None:
+                frames, count = self.head.mix(states), squeezed
+            x = self.head.projector(frames)
+            return (self.head.classifier((x * _valid(x, count)).sum(1) / count),)
         return ()
 
 
@@ -137,10 +141,28 @@ class _Conv(nn.Module):
         self.conv, self.norm = block.conv, block.norm
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return F.gelu(_layer_normed(x, self.norm))
+
+
+class _FirstConv(nn.Module):
+    """The same of the waveform; here models with group norm have it."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = _Conv(block)
+        self.conv, self.norm = self.block.conv, self.block.norm
+
+    def forward(self, x: Tensor, num_samples: Tensor) -> Tensor:
+        if not isinstance(self.norm, InstanceNorm):
+            return self.block(x)
         x = self.conv(x.transpose(1, 2))
-        if isinstance(self.norm, InstanceNorm):
-            x = F.group_norm(x, self.norm.weight.numel(), self.norm.weight, self.norm.bias, self.norm.eps)
-        return F.gelu(_layer_normed(x.transpose(1, 2), self.norm))
+        count = conv_length(num_samples, self.conv.kernel_size[0], self.conv.stride[0])
+        valid = _valid(x.transpose(1, 2), count).transpose(1, 2)
+        centred = (x - (x * valid).sum(2, keepdim=True) / count) * valid
+        variance = centred.square().sum(2, keepdim=True) / count
+        scale = torch.rsqrt(variance + self.norm.eps) * self.norm.weight[:, None]
+        return F.gelu((centred * scale + self.norm.bias[:, None]).transpose(1, 2))
 
 
 class _ScaledConv(nn.Module):
@@ -174,7 +196,8 @@ class _ScaledConv(nn.Module):
                 frames = x[:, start : start + windows * taps].reshape(1, -1, taps * x.shape[2])
             else:
                 frames = x
-            loudest = frames.abs().amax(2, keepdim=True) + TINY
+            # Not of abs(): reductions are cheaper than another tensor of this size.
+            loudest = torch.maximum(frames.amax(2, keepdim=True), -frames.amin(2, keepdim=True)) + TINY
             sums.append(F.linear(frames / loudest, weight) * loudest)
             start += taps
         return F.gelu(_layer_normed(sum(sums[1:], sums[0]), self.norm))
@@ -216,11 +239,11 @@ class _Layer(nn.Module):
         self.attention_norm, self.feed_forward_norm = layer.attention_norm, layer.feed_forward_norm
         self.feed_forward, self.norm_first = layer.feed_forward, layer.norm_first
 
-    def forward(self, x: Tensor, index: Index | None) -> Tensor:
+    def forward(self, x: Tensor, count: Tensor, index: Index | None) -> Tensor:
         if self.norm_first:
-            x = x + self.attention(self.attention_norm(x), index)
+            x = x + self.attention(self.attention_norm(x), count, index)
             return x + self.feed_forward(self.feed_forward_norm(x))
-        x = self.attention_norm(x + self.attention(x, index))
+        x = self.attention_norm(x + self.attention(x, count, index))
         return self.feed_forward_norm(x + self.feed_forward(x))
 
 
@@ -242,16 +265,16 @@ class _Attention(nn.Module):
                 for project in (self.key, self.query)
             )
 
-    def forward(self, x: Tensor, index: Index | None) -> Tensor:
-        keys = _pooled(x, self.kv_pool)
-        queries = keys if self.query_pool == self.kv_pool else _pooled(x, self.query_pool)
+    def forward(self, x: Tensor, count: Tensor, index: Index | None) -> Tensor:
+        keys = _pooled(x, count, self.kv_pool)
+        queries = keys if self.query_pool == self.kv_pool else _pooled(x, count, self.query_pool)
         query = self._heads(self.query(queries)) * self.scale
         key, value = self._heads(self.key(keys)), self._heads(self.value(keys))
         scores = query @ key.transpose(2, 3)
         if index is not None:
             scores = scores + self._position_scores(query, key * self.scale, index)
-        if self.kv_pool > 1:
-            scores = scores + (_counts(x, self.kv_pool) / self.kv_pool).log()
+        held = _counts(x, count, self.kv_pool)
+        scores = scores + (held.clamp(min=1) / self.kv_pool).log() + NEVER * (1 - held.clamp(max=1))
         context = scores.softmax(3) @ value
         return self._spread(self.output(context.transpose(1, 2).flatten(2)), x)
 
@@ -320,13 +343,13 @@ def _taken(products: Tensor, index: Tensor, num_queries: int) -> Tensor:
     return products.flatten(2).index_select(2, index).reshape(1, products.shape[1], num_queries, -1)
 
 
-def _pooled(x: Tensor, pool: int) -> Tensor:
-    """(1, U, H) -> (1, ceil(U / pool), H), the mean of each window's frames."""
+def _pooled(x: Tensor, count: Tensor, pool: int) -> Tensor:
+    """(1, U, H), (1,) -> (1, ceil(U / pool), H), the mean of each window's frames."""
     if pool == 1:
         return x
-    counts = _counts(x, pool)
-    sums = F.pad(x, (0, 0, 0, pool - 1))[:, : counts.shape[0] * pool].reshape(1, -1, pool, x.shape[2]).sum(2)
-    return sums / counts[:, None]
+    counts = _counts(x, count, pool)
+    x = F.pad(x * _valid(x, count), (0, 0, 0, pool - 1))[:, : counts.shape[0] * pool]
+    return x.reshape(1, -1, pool, x.shape[2]).sum(2) / counts.clamp(min=1)[:, None]
 
 
 def _num_windows(x: Tensor, pool: int) -> int:
@@ -334,10 +357,15 @@ def _num_windows(x: Tensor, pool: int) -> int:
     return (x.shape[1] + pool - 1) // pool
 
 
-def _counts(x: Tensor, pool: int) -> Tensor:
-    """(1, U, H) -> (ceil(U / pool),) float32, how many frames each window holds."""
+def _counts(x: Tensor, count: Tensor, pool: int) -> Tensor:
+    """(1, U, H), (1,) -> (ceil(U / pool),) float32, how many valid frames each window holds."""
     starts = pool * torch.arange(_num_windows(x, pool))
-    return (x.shape[1] - starts).clamp(max=pool).float()
+    return (count - starts).clamp(min=0, max=pool).float()
+
+
+def _valid(x: Tensor, count: Tensor) -> Tensor:
+    """(1, T, C), (1,) -> (1, T, 1) float32: 1 for the first so many frames, 0 behind."""
+    return _counts(x, count, 1)[None, :, None]
 
 
 def _key(pools: tuple[int, int]) -> str:

@@ -24,7 +24,8 @@ from sewkit.runtime.constants import ConstantsFile, read_graph
 from sewkit.runtime.graph import ClipGraph, output_names
 
 CONSTANTS = "model.bin"
-INPUT = "waveform"
+WAVEFORM, NUM_SAMPLES = "waveform", "num_samples"
+"""Inputs by name."""
 OPSET = 20
 """The first with GELU as one operator."""
 _SMALLEST_SHARED = 1024
@@ -49,7 +50,9 @@ class OnnxEngine:
 
     def run(self, clip: np.ndarray, output: str, compute: Compute) -> np.ndarray:
         """See `Engine.run`."""
-        return self._session(compute, torch.get_num_threads()).run([output], {INPUT: clip})[0]
+        return self._session(compute, torch.get_num_threads()).run(
+            [output], {WAVEFORM: clip[None], NUM_SAMPLES: np.array([len(clip)])}
+        )[0]
 
     def _session(self, compute: Compute, threads: int) -> Any:
         key = (compute, threads)
@@ -91,13 +94,13 @@ def converted(model: SpeechModel, compute: Compute) -> Any:
         warnings.simplefilter("ignore")  # that tracing is deprecated; what it may miss, tests would see
         torch.onnx.export(
             ClipGraph(model, compute).eval(),
-            (example,),
+            (example, torch.tensor([samples])),
             file,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
-            input_names=[INPUT],
+            input_names=[WAVEFORM, NUM_SAMPLES],
             output_names=list(output_names(model)),
-            dynamic_axes={INPUT: {1: "samples"}},
+            dynamic_axes={WAVEFORM: {1: "samples"}},
         )
     return onnx.load_model_from_string(file.getvalue())
 

@@ -31,6 +31,8 @@ from sewkit.runtime.graph import ClipGraph, output_names
 CONSTANTS = "model.bin"
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 INT8 = "int8"
+BESIDE = 160
+"""Samples."""
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -58,7 +60,10 @@ class OpenVINOEngine:
     def run(self, clip: np.ndarray, output: str, compute: Compute) -> np.ndarray:
         """See `Engine.run`."""
         request = self._request(compute, max(1, self._threads // torch.get_num_threads()))
-        request.infer([clip], share_inputs=True)
+        size = padded_size(len(clip))
+        samples = np.zeros((1, size), np.float32)
+        samples[0, : len(clip)] = clip
+        request.infer([samples, np.array([len(clip)])], share_inputs=True)
         return np.array(request.get_tensor(output).data)
 
     def _request(self, compute: Compute, streams: int) -> Any:
@@ -82,6 +87,17 @@ class OpenVINOEngine:
         return self._core.compile_model(self._graph(compute), "CPU", settings)
 
 
+def padded_size(samples: int) -> int:
+    """To how many samples a clip is filled with zeros: eight sizes from one power of two to the next.
+
+    OpenVINO makes code for every size of every tensor that it has not met, which takes longer than running a short clip
+    does: with sizes as they come nearly every recording would pay that, so a fifteenth more sound is the better price.
+    A little more than multiples of powers of two: rows of such lengths would share their lines of the cache.
+    """
+    step = 1 << max(0, samples.bit_length() - 4)
+    return -(-samples // step) * step + BESIDE
+
+
 def converted(model: SpeechModel, compute: Compute, for_int8: bool = False) -> Any:
     """The graph of a model at one operating point, an openvino.Model with an open number of samples.
 
@@ -92,7 +108,9 @@ def converted(model: SpeechModel, compute: Compute, for_int8: bool = False) -> A
     example = torch.from_numpy(np.random.default_rng(0).standard_normal((1, samples)).astype(np.float32))
     with _discreet(), torch.no_grad():
         graph = openvino.convert_model(
-            ClipGraph(model, compute, for_int8).eval(), example_input=example, input=[openvino.PartialShape([1, -1])]
+            ClipGraph(model, compute, for_int8).eval(),
+            example_input=(example, torch.tensor([samples])),
+            input=[openvino.PartialShape([1, -1]), openvino.PartialShape([1])],
         )
     for output, name in zip(graph.outputs, output_names(model), strict=True):
         output.get_tensor().set_names({name})
@@ -100,17 +118,17 @@ def converted(model: SpeechModel, compute: Compute, for_int8: bool = False) -> A
 
 
 def quantized(graph: Any, clips: Sequence[np.ndarray]) -> Any:
-    """The graph with matrix products in int8, scales of activations fixed by these clips, (S,) float32 samples.
+    """The graph with matrix products in int8, scales of activations fixed by clips, (S,) as `clips.as_heard` gives them.
 
-    What is still a convolution, the first one and that of positions, is left as it is. No SmoothQuant: it
-    would move scales from activations into weights, differently at each operating point, and so undo their sharing.
+    What is still a convolution, the first one and that of positions, is left as it is. No SmoothQuant: it would move
+    scales from activations into weights, differently at each operating point, and so undo their sharing.
     """
     nncf = _nncf()
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
     with _discreet():
         return nncf.quantize(
             graph,
-            nncf.Dataset([clip[None] for clip in clips]),
+            nncf.Dataset([(clip[None], np.array([len(clip)])) for clip in clips]),
             subset_size=len(clips),
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
