@@ -18,7 +18,7 @@ from sewkit.lengths import num_frames
 from sewkit.model import SpeechModel, build_model
 from sewkit.runtime import Runtime
 from sewkit.runtime.export import export, make_runtime, new_folder
-from sewkit.runtime.graph import ClipGraph
+from sewkit.runtime.graph import ClipGraph, graph_inputs
 from sewkit.testing import STOCHASTIC_TOYS, TOYS, synthetic_speech, toy_model
 from sewkit.text import Alphabet
 
@@ -147,7 +147,7 @@ def test_the_extractor_written_for_int8_is_the_same_function(name: str) -> None:
     point = resolve(model.config, None)
     plain, scaled = (ClipGraph(model, point, for_int8).eval() for for_int8 in (False, True))
     for size in (32_000, 9_871, 5_003, 1_360):
-        inputs = torch.from_numpy(synthetic_speech(size, 1))[None], torch.tensor([size])
+        inputs = tuple(map(torch.from_numpy, graph_inputs(synthetic_speech(size, 1))))
         with torch.inference_mode():
             for one, other in zip(plain(*inputs), scaled(*inputs), strict=True):
                 torch.testing.assert_close(other, one, atol=TOLERANCE, rtol=0)

@@ -4,8 +4,8 @@ What shares a call with a clip cannot change its result, for nothing does. What 
 once and becomes a constant: weight normalisation, the scale of attention, and of SEW-D each layer's projected position
 table. The modules of the model own the weights, their own forward is the definition; tests hold the two together.
 
-Behind the clip there may be zeros: runtimes that make code for each length that they meet then meet few. Every count of
-what is valid follows from the number of samples, an input.
+Behind the clip there are zeros, `ZEROS` at least: runtimes that make code for each length that they meet then meet few.
+Every count of what is valid follows from the number of samples, an input.
 
 All arithmetic on sizes is written so that it can be traced with an open number of samples (no unflatten, no floor
 division of negative numbers: converters make constants of them, or round them differently). S samples, T frames,
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ Index = tuple[Tensor, Tensor, int]
 keys; and R, the rows of the table that the clip can reach."""
 TINY = 1e-6
 """What a frame of zeros is divided by."""
+ZEROS = 160
+"""More than any first convolution hears at a time."""
 NEVER = -1e4
 """What is added to the score of a key that holds no frame."""
 FRAMES, LOGITS, CLASS_SCORES = "frames", "logits", "class_scores"
@@ -45,8 +48,8 @@ FRAMES, LOGITS, CLASS_SCORES = "frames", "logits", "class_scores"
 class ClipGraph(nn.Module):
     """(1, S) samples, (1,) int64 how many of them are the clip -> the outputs named by `output_names`.
 
-    Samples are normalised where the model wants them so; the clip must give at least one squeezed frame. Frames behind
-    its last are of no meaning.
+    Samples are normalised where the model wants them so, and behind the clip there are at least `ZEROS` zeros; the clip
+    must give a squeezed frame. Frames behind its last are of no meaning.
 
     scaled: write the extractor for int8, see `_ScaledConv`.
     """
@@ -55,7 +58,7 @@ class ClipGraph(nn.Module):
         super().__init__()
         self.conv_layers = model.config.conv_layers
         first, *rest = model.features.blocks
-        self.first = _FirstConv(first)
+        self.first, self.scaled = _FirstConv(first), scaled
         self.rest = nn.Sequential(*map(_ScaledConv if scaled else _Conv, rest))
         self.feature_norm, self.projection = model.feature_norm, model.projection
         self.squeeze = _Squeeze(model, compute.squeeze)
@@ -74,8 +77,9 @@ class ClipGraph(nn.Module):
 
     def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        features = self.rest(self.first(waveform[:, :, None], num_samples))
-        features = self.projection(self.feature_norm(features))
+        x = self.first(waveform[:, None], num_samples)
+        x = self.rest(x.transpose(1, 2)) if self.scaled else self.rest(x).transpose(1, 2)
+        features = self.projection(self.feature_norm(x))
         count = num_frames(num_samples, self.conv_layers)
         squeezed = squeezed_length(count, self.squeeze.factor)
         states = self._encode(self.squeeze(features * _valid(features, count)), squeezed)
@@ -112,6 +116,13 @@ class ClipGraph(nn.Module):
         return ()
 
 
+def graph_inputs(clip: np.ndarray, size: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) samples -> what `ClipGraph` takes, zeros behind the clip up to `size` samples."""
+    samples = np.zeros((1, max(size, len(clip) + ZEROS)), np.float32)
+    samples[0, : len(clip)] = clip
+    return samples, np.array([len(clip)])
+
+
 def output_names(model: SpeechModel) -> tuple[str, ...]:
     """What `ClipGraph` gives, in order."""
     if isinstance(model.head, CTCHead):
@@ -133,7 +144,7 @@ def unheard_outputs(model: SpeechModel) -> list[list[float]]:
 
 
 class _Conv(nn.Module):
-    """(1, T_in, C_in) -> (1, T_out, C_out), see `ConvBlock`."""
+    """(1, C_in, T_in) -> (1, C_out, T_out), see `ConvBlock`."""
 
     def __init__(self, block: nn.Module):
         super().__init__()
@@ -141,12 +152,14 @@ class _Conv(nn.Module):
         self.conv, self.norm = block.conv, block.norm
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        return F.gelu(_layer_normed(x, self.norm))
+        x = self.conv(x)
+        if isinstance(self.norm, nn.LayerNorm):
+            x = _layer_normed(x.transpose(1, 2), self.norm).transpose(1, 2)
+        return F.gelu(x)
 
 
 class _FirstConv(nn.Module):
-    """The same of the waveform; here models with group norm have it."""
+    """The same of the waveform (1, 1, S); here models with group norm have it."""
 
     def __init__(self, block: nn.Module):
         super().__init__()
@@ -156,13 +169,16 @@ class _FirstConv(nn.Module):
     def forward(self, x: Tensor, num_samples: Tensor) -> Tensor:
         if not isinstance(self.norm, InstanceNorm):
             return self.block(x)
-        x = self.conv(x.transpose(1, 2))
-        count = conv_length(num_samples, self.conv.kernel_size[0], self.conv.stride[0])
-        valid = _valid(x.transpose(1, 2), count).transpose(1, 2)
-        centred = (x - (x * valid).sum(2, keepdim=True) / count) * valid
-        variance = centred.square().sum(2, keepdim=True) / count
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        x = F.conv1d(x, self.conv.weight, stride=stride)  # a bias before the norm changes nothing
+        count = conv_length(num_samples, kernel, stride)
+        # Frames of zeros add nothing to the sums, but those do that hear the clip's end and the zeros behind it.
+        partial = x.index_select(2, count + torch.arange(-(-kernel // stride)))
+        mean = (x.sum(2, keepdim=True) - partial.sum(2, keepdim=True)) / count
+        norm = torch.linalg.vector_norm(x, dim=2, keepdim=True)
+        variance = (norm.square() - partial.square().sum(2, keepdim=True)) / count - mean.square()
         scale = torch.rsqrt(variance + self.norm.eps) * self.norm.weight[:, None]
-        return F.gelu((centred * scale + self.norm.bias[:, None]).transpose(1, 2))
+        return F.gelu(x * scale + (self.norm.bias[:, None] - mean * scale))
 
 
 class _ScaledConv(nn.Module):

@@ -21,11 +21,10 @@ from sewkit.errors import MissingExtraError, UserError
 from sewkit.lengths import min_samples
 from sewkit.model import SpeechModel
 from sewkit.runtime.constants import ConstantsFile, read_graph
-from sewkit.runtime.graph import ClipGraph, output_names
+from sewkit.runtime.graph import ClipGraph, graph_inputs, output_names
 
 CONSTANTS = "model.bin"
-WAVEFORM, NUM_SAMPLES = "waveform", "num_samples"
-"""Inputs by name."""
+INPUTS = ("waveform", "num_samples")
 OPSET = 20
 """The first with GELU as one operator."""
 _SMALLEST_SHARED = 1024
@@ -50,9 +49,8 @@ class OnnxEngine:
 
     def run(self, clip: np.ndarray, output: str, compute: Compute) -> np.ndarray:
         """See `Engine.run`."""
-        return self._session(compute, torch.get_num_threads()).run(
-            [output], {WAVEFORM: clip[None], NUM_SAMPLES: np.array([len(clip)])}
-        )[0]
+        inputs = dict(zip(INPUTS, graph_inputs(clip), strict=True))
+        return self._session(compute, torch.get_num_threads()).run([output], inputs)[0]
 
     def _session(self, compute: Compute, threads: int) -> Any:
         key = (compute, threads)
@@ -88,19 +86,19 @@ def converted(model: SpeechModel, compute: Compute) -> Any:
     """
     onnx = _onnx()
     samples = max(SAMPLE_RATE, min_samples(model.config.conv_layers, compute.squeeze))
-    example = torch.from_numpy(np.random.default_rng(0).standard_normal((1, samples)).astype(np.float32))
+    example = graph_inputs(np.random.default_rng(0).standard_normal(samples))
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that tracing is deprecated; what it may miss, tests would see
         torch.onnx.export(
             ClipGraph(model, compute).eval(),
-            (example, torch.tensor([samples])),
+            tuple(map(torch.from_numpy, example)),
             file,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
-            input_names=[WAVEFORM, NUM_SAMPLES],
+            input_names=list(INPUTS),
             output_names=list(output_names(model)),
-            dynamic_axes={WAVEFORM: {1: "samples"}},
+            dynamic_axes={INPUTS[0]: {1: "samples"}},
         )
     return onnx.load_model_from_string(file.getvalue())
 

@@ -26,13 +26,11 @@ from sewkit.errors import MissingExtraError
 from sewkit.lengths import min_samples
 from sewkit.model import SpeechModel
 from sewkit.runtime.constants import ConstantsFile, read_graph
-from sewkit.runtime.graph import ClipGraph, output_names
+from sewkit.runtime.graph import ZEROS, ClipGraph, graph_inputs, output_names
 
 CONSTANTS = "model.bin"
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 INT8 = "int8"
-BESIDE = 160
-"""Samples."""
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -60,10 +58,7 @@ class OpenVINOEngine:
     def run(self, clip: np.ndarray, output: str, compute: Compute) -> np.ndarray:
         """See `Engine.run`."""
         request = self._request(compute, max(1, self._threads // torch.get_num_threads()))
-        size = padded_size(len(clip))
-        samples = np.zeros((1, size), np.float32)
-        samples[0, : len(clip)] = clip
-        request.infer([samples, np.array([len(clip)])], share_inputs=True)
+        request.infer(graph_inputs(clip, padded_size(len(clip))), share_inputs=True)
         return np.array(request.get_tensor(output).data)
 
     def _request(self, compute: Compute, streams: int) -> Any:
@@ -92,10 +87,10 @@ def padded_size(samples: int) -> int:
 
     OpenVINO makes code for every size of every tensor that it has not met, which takes longer than running a short clip
     does: with sizes as they come nearly every recording would pay that, so a fifteenth more sound is the better price.
-    A little more than multiples of powers of two: rows of such lengths would share their lines of the cache.
+    A little more than multiples of powers of two, whose rows would share their lines of the cache.
     """
     step = 1 << max(0, samples.bit_length() - 4)
-    return -(-samples // step) * step + BESIDE
+    return -(-samples // step) * step + ZEROS
 
 
 def converted(model: SpeechModel, compute: Compute, for_int8: bool = False) -> Any:
@@ -105,11 +100,11 @@ def converted(model: SpeechModel, compute: Compute, for_int8: bool = False) -> A
     """
     openvino = _openvino()
     samples = max(SAMPLE_RATE, min_samples(model.config.conv_layers, compute.squeeze))
-    example = torch.from_numpy(np.random.default_rng(0).standard_normal((1, samples)).astype(np.float32))
+    example = graph_inputs(np.random.default_rng(0).standard_normal(samples))
     with _discreet(), torch.no_grad():
         graph = openvino.convert_model(
             ClipGraph(model, compute, for_int8).eval(),
-            example_input=(example, torch.tensor([samples])),
+            example_input=tuple(map(torch.from_numpy, example)),
             input=[openvino.PartialShape([1, -1]), openvino.PartialShape([1])],
         )
     for output, name in zip(graph.outputs, output_names(model), strict=True):
@@ -118,7 +113,7 @@ def converted(model: SpeechModel, compute: Compute, for_int8: bool = False) -> A
 
 
 def quantized(graph: Any, clips: Sequence[np.ndarray]) -> Any:
-    """The graph with matrix products in int8, scales of activations fixed by clips, (S,) as `clips.as_heard` gives them.
+    """The graph with matrix products in int8, scales of activations fixed by clips as `clips.as_heard` gives them.
 
     What is still a convolution, the first one and that of positions, is left as it is. No SmoothQuant: it would move
     scales from activations into weights, differently at each operating point, and so undo their sharing.
@@ -128,7 +123,7 @@ def quantized(graph: Any, clips: Sequence[np.ndarray]) -> Any:
     with _discreet():
         return nncf.quantize(
             graph,
-            nncf.Dataset([(clip[None], np.array([len(clip)])) for clip in clips]),
+            nncf.Dataset([graph_inputs(clip) for clip in clips]),
             subset_size=len(clips),
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
