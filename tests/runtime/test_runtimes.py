@@ -18,7 +18,8 @@ from sewkit.lengths import num_frames
 from sewkit.model import SpeechModel, build_model
 from sewkit.runtime import Runtime
 from sewkit.runtime.export import export, make_runtime, new_folder
-from sewkit.runtime.graph import ClipGraph, graph_inputs
+from sewkit.runtime.graph import ZEROS, ClipGraph, graph_inputs
+from sewkit.runtime.openvino import padded_size
 from sewkit.testing import STOCHASTIC_TOYS, TOYS, synthetic_speech, toy_model
 from sewkit.text import Alphabet
 
@@ -163,3 +164,10 @@ def test_int8_hears_what_is_a_hundred_times_quieter_than_the_loudest(tmp_path: P
     exact = make_runtime(model, "torch", "cpu", "float32").encode([clip])[0][55:]
     found = sewkit.load(tmp_path / "int8").encode([clip])[0][55:]
     assert np.linalg.norm(found - exact) < 0.1 * np.linalg.norm(exact - exact.mean(0))
+
+
+def test_clips_of_any_length_come_in_few_sizes_none_much_longer() -> None:
+    lengths = range(400, 30 * 16_000, 77)
+    sizes = {length: padded_size(length) for length in lengths}
+    assert all(length + ZEROS <= size <= length * 9 / 8 + ZEROS for length, size in sizes.items())
+    assert len(set(sizes.values())) < 90

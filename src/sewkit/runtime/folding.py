@@ -155,16 +155,16 @@ class WindowProduct(nn.Module):
     def __init__(self, block: ConvBlock):
         super().__init__()
         weight = block.conv.weight
-        self.stride, self.taps, self.norm = block.conv.stride[0], weight.shape[2], block.norm
-        has_norm = isinstance(block.norm, nn.LayerNorm)
-        self.product = Product(weight.transpose(1, 2).flatten(1), block.conv.bias, gelu=not has_norm)
+        self.stride, self.taps = block.conv.stride[0], weight.shape[2]
+        self.norm = block.norm if isinstance(block.norm, nn.LayerNorm) else None
+        self.product = Product(weight.transpose(1, 2).flatten(1), block.conv.bias, gelu=self.norm is None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(T_in, C_in) -> (T_out, C_out)."""
         channels = x.shape[1]
         windows = x.flatten().unfold(0, self.taps * channels, self.stride * channels)
         y = self.product(windows)
-        return gelu_(_layer_normed(y, self.norm)) if isinstance(self.norm, nn.LayerNorm) else y
+        return y if self.norm is None else gelu_(_layer_normed(y, self.norm))
 
 
 class WindowConv(nn.Module):

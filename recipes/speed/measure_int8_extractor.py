@@ -1,0 +1,107 @@
+"""What int8 does to the extractor, by what shares a scale: why `runtime/graph.py` gives each frame its own.
+
+The inputs and weights of the bundled model's convolutions but the first are rounded to 8 bits in PyTorch: one scale for
+all sound (from its smallest and largest number over the clips), one a channel, one a clip, or one a frame. Printed are
+the word error rate and the share of letters that change, with all convolutions rounded and with each alone.
+
+    python recipes/speed/measure_int8_extractor.py recipes/bundled/dev-*.jsonl --data-root data
+"""
+
+import argparse
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+import sewkit
+from sewkit.compute import resolve
+from sewkit.data.manifest import load_utterance, read_manifest
+from sewkit.evaluate.wer import letter_errors, rate_of, word_errors
+from sewkit.model import features
+
+Range = tuple[Tensor, Tensor]
+AXES: dict[str, tuple[int, ...] | None] = {"each frame": (2,), "each clip": (1, 2)}
+"""What of (1, T, C) is gone through for a scale that is taken as the sound comes."""
+
+
+class Rounding:
+    """In place of `conv_channels_last`: rounds what it is told to, or notes the range of every channel."""
+
+    def __init__(self, convolve: Callable[..., Tensor], weights: list[Tensor]):
+        self.convolve = convolve
+        self.numbers = {id(weight): number for number, weight in enumerate(weights, start=1)}
+        self.ranges: dict[int, Range] = {}
+        self.shared: str | None = None
+        self.chosen: set[int] = set()
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        """The convolution; the first to see a clip notes, the others round."""
+        number = self.numbers[id(weight)]
+        if self.shared is None:
+            low, high = self.ranges.get(number, (x.amin((0, 1)), x.amax((0, 1))))
+            self.ranges[number] = torch.minimum(low, x.amin((0, 1))), torch.maximum(high, x.amax((0, 1)))
+        elif number in self.chosen:
+            x = rounded(x, *self.range_of(x, number))
+            largest = weight.abs().amax((1, 2), keepdim=True)
+            weight = rounded(weight, -largest, largest)
+        return self.convolve(x, weight, bias, stride)
+
+    def range_of(self, x: Tensor, number: int) -> Range:
+        """The smallest and the largest number that a scale is made for."""
+        if self.shared in AXES:
+            return x.amin(AXES[self.shared], keepdim=True), x.amax(AXES[self.shared], keepdim=True)
+        low, high = self.ranges[number]
+        return (low, high) if self.shared == "each channel" else (low.min(), high.max())
+
+
+def rounded(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """To 256 values between `low` and `high`, 0 among them."""
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    step = (high - low) / 255 + 1e-12
+    return ((x / step).round().clamp((low / step).round(), (low / step).round() + 255)) * step
+
+
+def main() -> None:
+    """See the head of this file."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("lists", nargs="+", type=Path)
+    options.add_argument("--data-root", type=Path, default=Path("data"))
+    options.add_argument("--model", default="sew-words")
+    chosen = options.parse_args()
+    loaded = sewkit.load(chosen.model).loaded
+    rows = list(chain(*(read_manifest(path, root=chosen.data_root) for path in chosen.lists)))
+    clips, texts = [load_utterance(row) for row in rows], [row.text for row in rows]
+    model, point = loaded.model.eval(), resolve(loaded.model.config, None)
+
+    @torch.inference_mode()
+    def heard() -> list[str]:
+        found = []
+        for clip in clips:
+            logits, lengths = model(torch.from_numpy(clip)[None], torch.tensor([len(clip)]), point)
+            found.append(loaded.alphabet.collapse(logits[0, : lengths[0]].argmax(-1).tolist()))
+        return found
+
+    rounding = Rounding(features.conv_channels_last, [block.conv.weight for block in model.features.blocks][1:])
+    with mock.patch.object(features, "conv_channels_last", rounding):
+        plain = heard()
+        print(f"float32: {rate_of(word_errors(texts, plain)):.1%} of words wrong")
+        every = set(rounding.numbers.values())
+        for shared, numbers in [
+            *((shared, every) for shared in ("everything", "each channel", "each clip", "each frame")),
+            *(("everything", {number}) for number in sorted(every)),
+        ]:
+            rounding.shared, rounding.chosen = shared, numbers
+            found = heard()
+            which = "all convolutions" if numbers == every else f"convolution {min(numbers)}"
+            print(
+                f"{which}, one scale for {shared}: {rate_of(word_errors(texts, found)):.1%} of words wrong, "
+                f"{rate_of(letter_errors(plain, found)):.2%} of letters changed",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
