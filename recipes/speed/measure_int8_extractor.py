@@ -2,7 +2,7 @@
 
 The inputs and weights of the bundled model's convolutions but the first are rounded to 8 bits in PyTorch: one scale for
 all sound (from its smallest and largest number over the clips), one a channel, one a clip, or one a frame. Printed are
-the word error rate and the share of letters that change, with all convolutions rounded and with each alone.
+the word error rate and the share of letters that change.
 
     python recipes/speed/measure_int8_extractor.py recipes/bundled/dev-*.jsonl --data-root data
 """
@@ -28,32 +28,29 @@ AXES: dict[str, tuple[int, ...] | None] = {"each frame": (2,), "each clip": (1, 
 
 
 class Rounding:
-    """In place of `conv_channels_last`: rounds what it is told to, or notes the range of every channel."""
+    """In place of `conv_channels_last`: rounds, or notes the range of every channel."""
 
-    def __init__(self, convolve: Callable[..., Tensor], weights: list[Tensor]):
+    def __init__(self, convolve: Callable[..., Tensor]):
         self.convolve = convolve
-        self.numbers = {id(weight): number for number, weight in enumerate(weights, start=1)}
-        self.ranges: dict[int, Range] = {}
+        self.ranges: dict[Tensor, Range] = {}
+        """By weights, which are those of one convolution."""
         self.shared: str | None = None
-        self.chosen: set[int] = set()
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        """The convolution; the first to see a clip notes, the others round."""
-        number = self.numbers[id(weight)]
+        """The convolution, of notes or of rounded numbers."""
         if self.shared is None:
-            low, high = self.ranges.get(number, (x.amin((0, 1)), x.amax((0, 1))))
-            self.ranges[number] = torch.minimum(low, x.amin((0, 1))), torch.maximum(high, x.amax((0, 1)))
-        elif number in self.chosen:
-            x = rounded(x, *self.range_of(x, number))
-            largest = weight.abs().amax((1, 2), keepdim=True)
-            weight = rounded(weight, -largest, largest)
-        return self.convolve(x, weight, bias, stride)
+            low, high = self.ranges.get(weight, (x.amin((0, 1)), x.amax((0, 1))))
+            self.ranges[weight] = torch.minimum(low, x.amin((0, 1))), torch.maximum(high, x.amax((0, 1)))
+            return self.convolve(x, weight, bias, stride)
+        largest = weight.abs().amax((1, 2), keepdim=True)
+        x = rounded(x, *self.range_of(x, weight))
+        return self.convolve(x, rounded(weight, -largest, largest), bias, stride)
 
-    def range_of(self, x: Tensor, number: int) -> Range:
+    def range_of(self, x: Tensor, weight: Tensor) -> Range:
         """The smallest and the largest number that a scale is made for."""
         if self.shared in AXES:
             return x.amin(AXES[self.shared], keepdim=True), x.amax(AXES[self.shared], keepdim=True)
-        low, high = self.ranges[number]
+        low, high = self.ranges[weight]
         return (low, high) if self.shared == "each channel" else (low.min(), high.max())
 
 
@@ -84,20 +81,15 @@ def main() -> None:
             found.append(loaded.alphabet.collapse(logits[0, : lengths[0]].argmax(-1).tolist()))
         return found
 
-    rounding = Rounding(features.conv_channels_last, [block.conv.weight for block in model.features.blocks][1:])
+    rounding = Rounding(features.conv_channels_last)
     with mock.patch.object(features, "conv_channels_last", rounding):
         plain = heard()
         print(f"float32: {rate_of(word_errors(texts, plain)):.1%} of words wrong")
-        every = set(rounding.numbers.values())
-        for shared, numbers in [
-            *((shared, every) for shared in ("everything", "each channel", "each clip", "each frame")),
-            *(("everything", {number}) for number in sorted(every)),
-        ]:
-            rounding.shared, rounding.chosen = shared, numbers
+        for shared in ("everything", "each channel", "each clip", "each frame"):
+            rounding.shared = shared
             found = heard()
-            which = "all convolutions" if numbers == every else f"convolution {min(numbers)}"
             print(
-                f"{which}, one scale for {shared}: {rate_of(word_errors(texts, found)):.1%} of words wrong, "
+                f"one scale for {shared}: {rate_of(word_errors(texts, found)):.1%} of words wrong, "
                 f"{rate_of(letter_errors(plain, found)):.2%} of letters changed",
                 flush=True,
             )

@@ -185,10 +185,10 @@ class _ScaledConv(nn.Module):
     """`_Conv` as products of frames that were each divided by its largest number, so that int8 can hold them.
 
     Nothing between the first convolution and the last normalises, so frames are as loud and as quiet as speech is: with
-    one scale for all of them the quiet ones become 0 (in sew-words a fifth of the letters change, whichever convolution
-    it is; with a scale for each frame, one in a thousand). A scale for each frame can be taken out of a product with
-    the frame, not out of a sum over several: so taps that belong to one stride, whose frames no other window has in the
-    same place, are one product with a scale of their own, and a window is the sum of those.
+    one scale for all of them the quiet ones become 0 (in sew-words a fifth of the letters change, with a scale for each
+    frame three in a thousand: recipes/speed/measure_int8_extractor.py). A scale can be taken out of a product of all
+    that it scales. So the taps of one stride are a product with a scale of their own, and so is each tap that is left
+    over; a window is their sum.
     """
 
     def __init__(self, block: nn.Module):
