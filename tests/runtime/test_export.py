@@ -135,6 +135,9 @@ def test_damaged_and_hostile_folders_are_refused_in_one_line(copy: Path) -> None
     edit(copy, lambda facts: facts["graphs"].update({"squeeze=1": "../secret"}))
     with pytest.raises(CheckpointError, match="lies outside the folder"):
         sewkit.load(copy)
+    edit(copy, lambda facts: facts.pop("format"))  # as before graphs took the number of samples
+    with pytest.raises(CheckpointError, match="malformed export: .*export the model again"):
+        sewkit.load(copy)
     edit(copy, lambda facts: facts.pop("graphs"))
     with pytest.raises(CheckpointError, match="malformed export"):
         sewkit.load(copy)

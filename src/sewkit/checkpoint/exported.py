@@ -25,6 +25,7 @@ class Exported(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Path = Field(exclude=True)
+    format: Literal[2] = Field(description="2: graphs take the number of samples beside the samples")
     runtime: RuntimeName
     precision: Precision
     graphs: dict[str, str]

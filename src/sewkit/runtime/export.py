@@ -109,6 +109,7 @@ def export(
             files = {stem: pack(folder / name) for stem, name in files.items()}
         facts = Exported(
             folder=folder,
+            format=2,
             runtime=runtime,
             precision="float32" if int8_clips is None else "int8",
             graphs={str(point): files[_stem(point)] for point in operating_points(config)},
