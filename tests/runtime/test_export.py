@@ -136,7 +136,7 @@ def test_damaged_and_hostile_folders_are_refused_in_one_line(copy: Path) -> None
     with pytest.raises(CheckpointError, match="lies outside the folder"):
         sewkit.load(copy)
     edit(copy, lambda facts: facts.pop("format"))  # as before graphs took the number of samples
-    with pytest.raises(CheckpointError, match="malformed export: .*export the model again"):
+    with pytest.raises(CheckpointError, match=r"malformed export: .*export the model again"):
         sewkit.load(copy)
     edit(copy, lambda facts: facts.pop("graphs"))
     with pytest.raises(CheckpointError, match="malformed export"):
