@@ -206,8 +206,9 @@ def test_the_stochastic_matrices_resolve():
     starts = {str(recipe.init) for name, recipe in recipes.items() if name.startswith(("stochastic", "fixed"))}
     assert starts == {"runs/small/start"}
     assert len({recipes[name].stages[0].num_updates for name in ("stochastic-seed2", "fixed-s4-seed2")}) == 1
+    updates = recipes["stochastic-seed3"].stages[0].num_updates
     shares = [recipes[f"specialised-s2-{share}-seed3"].stages[0].num_updates for share in (10, 25)]
-    assert shares == [0.1 * recipes["stochastic-seed3"].stages[0].num_updates, 100]
+    assert shares == [0.1 * updates, 0.25 * updates]
     assert recipes["specialised-s2-10-seed3"].init == Path("runs/small/stochastic/stochastic-seed3/model")
     units = load_matrix(folder / "matrix-position-unit.yaml")
     models = {cell.arm: recipe_of(units, cell).model for cell in cells_of(units) if not cell.parent}
