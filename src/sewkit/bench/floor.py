@@ -17,6 +17,7 @@ from torch import Tensor
 from sewkit.compute import Compute
 from sewkit.config import ModelConfig
 from sewkit.lengths import conv_length, num_frames, pooled_length, squeezed_length
+from sewkit.runtime.product import Product
 
 FEATURES, PROJECTION, SQUEEZE, ENCODER, UPSAMPLE, HEAD = (
     "features",
@@ -100,7 +101,8 @@ def _convolution(shapes: Shapes, x: Tensor, weight: Tensor, stride: int, out: in
     }
     if len(x) * out * channels * kernel <= LARGEST_WINDOWS:
         windows, matrix = shapes.random(len(x) * out, channels * kernel), shapes.random(channels * kernel, width)
-        ways["product"] = lambda: windows @ matrix
+        packed = Product(matrix.t(), None)
+        ways |= {"product": lambda: windows @ matrix, "packed": lambda: packed(windows)}
     return ways
 
 
@@ -203,12 +205,18 @@ def _products(shapes: Shapes, stage: str, name: str, rows: int, matrix: tuple[in
     x, weights = shapes.random(rows, inner), [shapes.random(outer, inner) for _ in range(layers)]
     bias = shapes.random(outer)
 
+    packed = [Product(weight, bias) for weight in weights]
+
     def run() -> None:
         for weight in weights:
             F.linear(x, weight, bias)
 
+    def run_packed() -> None:
+        for layer in packed:
+            layer(x)
+
     described = f"{name}: {rows} x {inner} by {inner} x {outer}" + (f", {layers} layers" if layers > 1 else "")
-    return Micro(stage, described, layers * rows * inner * outer, {"linear": run})
+    return Micro(stage, described, layers * rows * inner * outer, {"linear": run, "packed": run_packed})
 
 
 def _gelu(x: Tensor) -> dict[str, Call]:
