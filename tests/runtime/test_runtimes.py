@@ -171,3 +171,12 @@ def test_clips_of_any_length_come_in_few_sizes_none_much_longer() -> None:
     sizes = {length: padded_size(length) for length in lengths}
     assert all(length + ZEROS <= size <= length * 9 / 8 + ZEROS for length, size in sizes.items())
     assert len(set(sizes.values())) < 90
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("float32", 1e-4), ("bfloat16", 0.1)])
+def test_an_offset_of_the_sound_does_not_hide_it_where_group_norm_takes_it_out(dtype: str, share: float) -> None:
+    model = toy_model("sew").eval()
+    clip = 0.01 * synthetic_speech(16_000, 1)
+    exact = make_runtime(LoadedModel(model), "torch", "cpu", "float32").encode([clip])[0]
+    found = make_runtime(LoadedModel(model), "openvino", "cpu", dtype).encode([clip + np.float32(0.5)])[0]
+    assert np.linalg.norm(found - exact) < share * np.linalg.norm(exact)

@@ -31,10 +31,15 @@ class Engine(Protocol):
 
 
 def as_heard(waveform: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """(S,) samples as graphs take them: float32, normalised where the model wants them so."""
+    """(S,) samples as graphs take them: float32, normalised where the model wants them so, else about zero.
+
+    Group norm takes an offset out again, but in bfloat16 it would have hidden the sound by then.
+    """
     clip = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
     if config.normalize_input:
         clip = normalize_waveforms(clip[None], torch.tensor([len(clip)]), config.input_norm_eps)[0]
+    elif config.extractor_norm == "group":
+        clip = clip - clip.mean()
     return clip.numpy()
 
 

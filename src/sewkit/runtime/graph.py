@@ -177,7 +177,7 @@ class _FirstConv(nn.Module):
         mean = (x.sum(2, keepdim=True) - partial.sum(2, keepdim=True)) / count
         norm = torch.linalg.vector_norm(x, dim=2, keepdim=True)
         variance = (norm.square() - partial.square().sum(2, keepdim=True)) / count - mean.square()
-        scale = torch.rsqrt(variance + self.norm.eps) * self.norm.weight[:, None]
+        scale = torch.rsqrt(variance.clamp(min=0) + self.norm.eps) * self.norm.weight[:, None]
         return F.gelu(x * scale + (self.norm.bias[:, None] - mean * scale))
 
 
