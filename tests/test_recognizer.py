@@ -12,6 +12,8 @@ import sewkit
 from sewkit import chunks
 from sewkit.checkpoint import LoadedModel
 from sewkit.lengths import num_frames
+from sewkit.processor import multiplies
+from sewkit.runtime import export
 from sewkit.runtime.pytorch import TorchRuntime
 from sewkit.testing import TOYS, toy_model
 from sewkit.text import Alphabet
@@ -148,6 +150,14 @@ def test_settings_that_cannot_be_are_refused_in_one_line(toy_folder: Path, keywo
     assert "\n" not in str(raised.value)
 
 
+def test_a_precision_that_the_processor_lacks_is_refused(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "multiplies", lambda dtype, device: dtype == torch.float32)
+    assert sewkit.load(toy_folder, device="cpu").runtime.dtype == torch.float32
+    with pytest.raises(sewkit.UserError, match="dtype 'bfloat16': this processor has no products in it"):
+        sewkit.load(toy_folder, device="cpu", dtype="bfloat16")
+
+
+@pytest.mark.skipif(not multiplies(torch.bfloat16, torch.device("cpu")), reason="this processor has no bfloat16")
 def test_bfloat16_stays_near_float32(toy_folder: Path, noise: np.random.Generator) -> None:
     waveform = clip(noise, 2.0)
     (exact,), (rough,) = (sewkit.load(toy_folder, dtype=dtype).logits([waveform]) for dtype in ("float32", "bfloat16"))

@@ -92,6 +92,14 @@ def test_each_case_has_a_row_for_each_system_and_what_cannot_run_is_said_once(re
     assert [line.split(": ", 1)[1] for line in report.skipped] == ["faster-whisper tiny int8 skipped: no weights"]
 
 
+def test_a_precision_that_the_processor_lacks_is_not_tried(stochastic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems, "multiplies", lambda dtype, device: False)
+    plan = suite.Plan([str(stochastic)], [fake("sewkit torch", "bf16")], seconds=[1.0], runs=1, with_memory=False)
+    report = suite.measure(plan)
+    assert not report.rows
+    assert report.skipped[0].endswith("sewkit torch bf16 skipped: this processor has no bfloat16")
+
+
 def test_ratios_are_to_the_fastest_peer_at_the_same_precision(report: suite.Report) -> None:
     rows = {f"{row['system']} {row['precision']}": row for row in report.rows if row["batch_size"] == 1}
     ours, small = rows["sewkit torch fp32"], rows["sewkit openvino int8"]

@@ -17,6 +17,7 @@ from sewkit.config import ModelConfig
 from sewkit.data.manifest import ManifestError
 from sewkit.model import build_model
 from sewkit.text import Alphabet
+from sewkit.train import loop
 from sewkit.train.finetune import prepare, run, start_model
 from sewkit.train.recipe import FinetuneRecipe, RecipeError, load_recipe
 
@@ -42,6 +43,15 @@ def test_a_model_trains_from_random_weights_and_is_saved_for_use(folder):
     lines = [json.loads(line) for line in (folder / "out" / "log.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"log-mel", "flat-start", "ctc"}
     assert any("wer_tones" in line for line in lines)
+
+
+def test_a_processor_without_bfloat16_trains_in_float32_and_says_so(folder, monkeypatch, caplog):
+    recipe = load_recipe(FinetuneRecipe, write_recipe(folder, precision="bf16"))
+    monkeypatch.setattr(loop, "multiplies", lambda dtype, device: False)
+    assert prepare(recipe, folder / "out")[2].precision == "fp32"
+    assert "training in fp32, where the recipe says bf16" in caplog.text
+    monkeypatch.setattr(loop, "multiplies", lambda dtype, device: True)
+    assert prepare(recipe, folder / "out")[2].precision == "bf16"
 
 
 @pytest.mark.slow

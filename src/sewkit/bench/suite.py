@@ -89,6 +89,7 @@ def _built(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of compilers and exporters
+                case.require(system.precision)
                 forward = system.build(case)
                 forward()
         except Exception as error:

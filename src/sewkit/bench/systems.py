@@ -19,6 +19,7 @@ import torch
 from sewkit.bench import exports
 from sewkit.bench.subject import Subject, Unavailable
 from sewkit.errors import UserError
+from sewkit.processor import multiplies
 from sewkit.recognizer import load
 
 Forward = Callable[[], object]
@@ -38,6 +39,11 @@ class Case:
         """Raises Unavailable for another device."""
         if self.device != "cpu":
             raise Unavailable(f"measured on a CPU only, not on {self.device}")
+
+    def require(self, precision: str) -> None:
+        """Raises Unavailable for one that the processor would take a hundred times as long for."""
+        if precision == "bf16" and not multiplies(torch.bfloat16, torch.device(self.device)):
+            raise Unavailable("this processor has no bfloat16")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from sewkit.config import ModelConfig
 from sewkit.errors import UserError
 from sewkit.lengths import min_samples
 from sewkit.model import SpeechModel, build_model
+from sewkit.processor import multiplies
 from sewkit.runtime import onnx, openvino
 from sewkit.runtime.clips import ClipRuntime, Engine, as_heard
 from sewkit.runtime.constants import pack
@@ -54,7 +55,7 @@ def make_runtime(loaded: LoadedModel, name: str, device: str | None, dtype: str)
     if exported is not None and name not in ("auto", exported.runtime):
         raise UserError(f"{exported.folder} was exported for {exported.runtime}, it does not run in {name}")
     if exported is None and name in ("auto", "torch"):
-        return TorchRuntime(loaded.model, pick_device(device), DTYPES[dtype])
+        return _torch_runtime(loaded, pick_device(device), dtype)
     name = exported.runtime if exported is not None else name
     if device not in (None, "auto", "cpu"):
         raise UserError(f"runtime {name} runs on the CPU, found device {device!r}; leave it out")
@@ -63,6 +64,15 @@ def make_runtime(loaded: LoadedModel, name: str, device: str | None, dtype: str)
         dtype = dtype if exported.precision == "float32" else exported.precision
         return ClipRuntime(config, exported.unheard, _reading(exported, dtype), dtype)
     return ClipRuntime(config, unheard_outputs(loaded.model), _converting(loaded.model, name, dtype), dtype)
+
+
+def _torch_runtime(loaded: LoadedModel, device: torch.device, dtype: str) -> TorchRuntime:
+    if not multiplies(DTYPES[dtype], device):
+        raise UserError(
+            f"dtype {dtype!r}: this processor has no products in it, and would take up to a hundred times as long as "
+            "in float32; leave it out"
+        )
+    return TorchRuntime(loaded.model, device, DTYPES[dtype])
 
 
 def _reading(exported: Exported, dtype: str) -> Engine:

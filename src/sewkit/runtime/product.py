@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sewkit.processor import multiplies
+
 PACKED_FROM = 20_000
 """Entries of a matrix from which on packing pays: oneDNN makes code for each new number of rows, which takes half a
 millisecond."""
@@ -49,5 +51,4 @@ def can_pack(weight: Tensor) -> bool:
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    is_bfloat16 = weight.dtype == torch.bfloat16
-    return weight.dtype == torch.float32 or (is_bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype in (torch.float32, torch.bfloat16) and multiplies(weight.dtype, weight.device)

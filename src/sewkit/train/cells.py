@@ -25,6 +25,7 @@ from sewkit.files import replacing
 from sewkit.recognizer import Recognizer, load
 from sewkit.train import distributed, finetune, pretrain
 from sewkit.train.card import last_results
+from sewkit.train.loop import precision_on
 from sewkit.train.matrix import Cell, Matrix, cells_of, fingerprint, recipe_of, result_of
 from sewkit.train.metrics import LOG_NAME, read_log
 from sewkit.train.recipe import DevSet, FinetuneRecipe, PretrainRecipe, RunRecipe, to_yaml
@@ -102,6 +103,7 @@ def describe(matrix: Matrix, cell: Cell, recipe: RunRecipe, output: Path) -> dic
         "overrides": {**cell.experiment.set, **cell.experiment.arms[cell.arm]},
         "after": cell.parent.name if cell.parent else recipe.init and str(recipe.init),
         "fingerprint": fingerprint(matrix, cell),
+        "precision": precision_on(distributed.choose_device(recipe.device), recipe.precision),
         "parameters": model.num_parameters(),
         "updates": lines[-1]["step"] if lines else 0,
         "seconds": round(training_seconds(lines), 1),

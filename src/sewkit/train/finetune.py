@@ -31,7 +31,7 @@ from sewkit.objectives.logmel import LogMel
 from sewkit.objectives.loss import Objective
 from sewkit.text import Alphabet
 from sewkit.train import distributed
-from sewkit.train.loop import Settings, Stage, train
+from sewkit.train.loop import Settings, Stage, precision_on, train
 from sewkit.train.plan import Plan, make_plan
 from sewkit.train.points import DrawnPoints, config_for, model_for
 from sewkit.train.recipe import FinetuneRecipe, RecipeError, RunRecipe, StageRecipe
@@ -74,6 +74,8 @@ def start_process(recipe: RunRecipe) -> torch.device:
     """Join the other processes, take a device and threads, seed what is drawn from now on: new weights."""
     device = distributed.choose_device(recipe.device)
     distributed.start(device)
+    if precision_on(device, recipe.precision) != recipe.precision:
+        logger.warning("this processor has no bfloat16 products: training in fp32, where the recipe says bf16")
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -85,7 +87,7 @@ def loop_settings(recipe: RunRecipe, output: Path, device: torch.device, stop_af
     return Settings(
         output=output,
         device=device,
-        precision=recipe.precision,
+        precision=precision_on(device, recipe.precision),
         seed=recipe.seed,
         betas=recipe.betas,
         eps=recipe.adam_eps,

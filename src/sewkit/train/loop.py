@@ -26,6 +26,7 @@ from sewkit.data.batch import Batch
 from sewkit.errors import UserError
 from sewkit.model import SpeechModel
 from sewkit.objectives.loss import Loss, Objective
+from sewkit.processor import multiplies
 from sewkit.train import distributed
 from sewkit.train.alarms import Alarms
 from sewkit.train.metrics import Log, Meters
@@ -229,6 +230,11 @@ def _backward(
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """bf16: matrix products and convolutions in bfloat16; weights and losses stay fp32."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def precision_on(device: torch.device, asked: Precision) -> Precision:
+    """What a recipe's precision comes to: fp32 where the processor has no bfloat16."""
+    return asked if multiplies(torch.bfloat16, device) else "fp32"
 
 
 def seed_of(*numbers: int) -> int:

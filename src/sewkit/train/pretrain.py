@@ -21,7 +21,7 @@ from sewkit.objectives.masking import draw_masks, equal_masks
 from sewkit.objectives.random import RowRandom
 from sewkit.train import distributed
 from sewkit.train.finetune import loop_settings, start_process
-from sewkit.train.loop import Settings, Stage, autocast, train
+from sewkit.train.loop import Settings, Stage, autocast, precision_on, train
 from sewkit.train.plan import Plan, make_plan
 from sewkit.train.points import DrawnPoints, config_for, model_for, points_to_measure
 from sewkit.train.recipe import DevSet, PretrainRecipe
@@ -181,7 +181,7 @@ class Validation:
         self.num_updates = crops.updates_per_epoch
         self.objective = objective
         self.device = device
-        self.precision = recipe.precision
+        self.precision = precision_on(device, recipe.precision)
 
     def __call__(self, point: Compute | None = None) -> dict[str, float]:
         """Means over masked frames; None is the dearest point."""

@@ -113,7 +113,8 @@ class RunRecipe(_Part):
     device: str = "auto"
     """auto: each process its GPU if the machine has them, else the CPU."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: matrix products in bfloat16, about half the time where processors have it; weights and losses stay fp32."""
+    """bf16: matrix products in bfloat16, about half the time; weights and losses stay fp32. A processor without it
+    trains in fp32 all the same, and says so."""
     threads: int | None = None
     compile: bool = False
     """torch.compile of the encoder's layers."""

@@ -11,7 +11,7 @@ from sewkit.data.batch import make_batch
 from sewkit.data.manifest import Utterance, load_utterance, read_manifest
 from sewkit.evaluate.classification import class_ids, label_of
 from sewkit.evaluate.wer import letter_errors, rate_of, word_errors
-from sewkit.train.loop import Precision, autocast
+from sewkit.train.loop import Precision, autocast, precision_on
 from sewkit.train.points import points_to_measure
 from sewkit.train.recipe import FinetuneRecipe
 from sewkit.train.rows import read_dev_path
@@ -29,7 +29,7 @@ class Validation:
     def __init__(self, recipe: FinetuneRecipe, task: LoadedModel, device: torch.device) -> None:
         self.task = task
         self.device = device
-        self.precision: Precision = recipe.precision
+        self.precision: Precision = precision_on(device, recipe.precision)
         self.points = points_to_measure(recipe, task.model.config)
         self.sets: dict[str, list[Utterance]] = {}
         for dev in recipe.dev:
