@@ -1,6 +1,7 @@
 """The public surface: load, transcribe, transcribe_batch, logits, encode, save."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 import sewkit
 from sewkit import chunks
-from sewkit.checkpoint import LoadedModel
+from sewkit.checkpoint import LoadedModel, load_model, save_model
 from sewkit.lengths import num_frames
 from sewkit.processor import multiplies
 from sewkit.runtime import export
@@ -148,6 +149,21 @@ def test_settings_that_cannot_be_are_refused_in_one_line(toy_folder: Path, keywo
     with pytest.raises(sewkit.UserError, match=message) as raised:
         sewkit.load(toy_folder, **keywords)
     assert "\n" not in str(raised.value)
+
+
+def test_the_weights_are_held_once_and_read_again_to_be_saved(toy_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_folder, tmp_path / "toy")
+    asr = sewkit.load(tmp_path / "toy")
+    exact = load_model(toy_folder).model
+    assert asr.loaded.shape_only
+    assert asr.loaded.model.num_parameters() == exact.num_parameters()
+    assert all(weight.untyped_storage().nbytes() == 4 for weight in asr.loaded.model.parameters())
+    asr.save(tmp_path / "again")
+    again = load_model(tmp_path / "again").model.state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in exact.state_dict().items())
+    save_model(tmp_path / "toy", toy_model("sew-d"), Alphabet.english())
+    with pytest.raises(sewkit.UserError, match="holds another model than the one that was loaded"):
+        asr.save(tmp_path / "again")
 
 
 def test_a_precision_that_the_processor_lacks_is_refused(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from sewkit import chunks
+from sewkit import chunks, memory
 from sewkit.audio import SAMPLE_RATE, AudioError, AudioSource, source_name, stream_audio
-from sewkit.checkpoint import LoadedModel, load_model, save_loaded
+from sewkit.checkpoint import LoadedModel, load_model, save_loaded, with_weights
 from sewkit.classification import Classification, PooledScores, rank
 from sewkit.compute import FAST, Compute, Refinement
 from sewkit.config import ModelConfig
@@ -71,12 +71,16 @@ def load(
     Raises UserError (a ValueError) if the model can't be found, read or run here.
     """
     from sewkit.runtime.export import make_runtime
+    from sewkit.runtime.pytorch import TorchRuntime
 
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load_model(source, architecture, exported=True)
     run = make_runtime(loaded, runtime, device, dtype)
     batch_seconds = CPU_BATCH_SECONDS if run.device.type == "cpu" else GPU_BATCH_SECONDS
+    if isinstance(run, TorchRuntime) and loaded.folder is not None:
+        loaded = loaded.without_weights()
+        memory.give_back()
     asr = Recognizer(loaded, run, str(source), batch_seconds)
     if lm is not None:
         asr.decoder = asr.beam_search(lm)
@@ -339,15 +343,15 @@ class Recognizer:
         """Write config.json, model.safetensors, tokenizer and preprocessor files, as transformers loads them.
 
         The decoder's language model goes with them, with its weights and words. Raises UserError where it was built in
-        memory.
+        memory, CheckpointError where the folder that the model was loaded from, and is read from again, has changed.
         """
-        search = self.decoder
+        search, loaded = self.decoder, with_weights(self.loaded)
         if not isinstance(search, BeamSearch) or search.lm is None:
-            save_loaded(folder, self.loaded)
+            save_loaded(folder, loaded)
         elif search.lm.path is None:
             raise UserError("the language model was built in memory: write it with write_arpa, and load that file")
         else:
-            save_loaded(folder, self.loaded)
+            save_loaded(folder, loaded)
             store_lm(folder, search.lm.path, search.weights, search.symbols.alphabet, search.words)
 
     def _in_batches(

@@ -151,14 +151,14 @@ def test_positions_in_a_unit_of_time_export_as_a_plain_sew_d_where_the_unit_is_t
 
 
 def test_the_recogniser_runs_at_the_point_asked_for_by_value_or_as_text(saved: Path) -> None:
-    asr = sewkit.load(saved)
+    asr, model = sewkit.load(saved), load_model(saved).model
     assert len(asr.compute_options) == 16
     waveform = synthetic_speech(32_000)
     for point in (asr.compute_options[0], Compute(3, 2, 1)):
         by_value, by_text = (asr.logits([waveform], compute=way)[0] for way in (point, str(point)))
         np.testing.assert_array_equal(by_value, by_text)
         # 1e-5: the runtime prepares the model for inference, which sums in another order
-        np.testing.assert_allclose(by_value, logits(asr.loaded.model, waveform, point)[0].numpy(), atol=1e-5)
+        np.testing.assert_allclose(by_value, logits(model, waveform, point)[0].numpy(), atol=1e-5)
         assert asr.transcribe(waveform, compute=str(point)).compute == point
     assert asr.transcribe(waveform).compute == Compute(1)
     with pytest.raises(UserError, match=r"does not run at squeeze=6; it runs at: squeeze 1, 2, 3, 4; query_pool 1, 2"):

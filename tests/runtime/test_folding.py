@@ -146,3 +146,14 @@ def test_bfloat16_stays_near_and_what_shares_a_batch_changes_little(name: str) -
         exact, alone = row[:length].numpy(), runtime.logits([waveform])[0]
         assert np.linalg.norm(found - exact) < 0.05 * np.linalg.norm(exact)
         assert np.linalg.norm(found - alone) < 0.02 * np.linalg.norm(exact)
+
+
+def test_states_are_kept_where_the_head_mixes_them_only() -> None:
+    config = TOYS["sew"].replace(vocab_size=None, num_labels=3)
+    waveforms, lengths = torch.randn(1, 8_000), torch.tensor([8_000])
+    for mixes in (False, True):
+        model = toy_model(config.replace(weighted_layer_sum=mixes)).eval()
+        ready = prepare(model)
+        torch.testing.assert_close(ready(waveforms, lengths)[0], model(waveforms, lengths)[0], atol=1e-5, rtol=1e-5)
+        assert len(ready.encode(waveforms, lengths).states) == (config.num_layers + 1 if mixes else 1)
+        assert len(model.encode(waveforms, lengths).states) == config.num_layers + 1

@@ -20,6 +20,7 @@ import torch
 
 from sewkit.audio import SAMPLE_RATE
 from sewkit.bench.timing import environment, interleaved
+from sewkit.checkpoint import with_weights
 from sewkit.compute import operating_points
 from sewkit.decode import GreedySearch
 from sewkit.errors import UserError
@@ -106,7 +107,7 @@ def model_hash(asr: Recognizer) -> str:
     if asr.loaded.exported is not None:
         digest.update(asr.loaded.exported.digest.encode())
         return digest.hexdigest()
-    for name, tensor in sorted(asr.loaded.model.state_dict().items()):
+    for name, tensor in sorted(with_weights(asr.loaded).model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -2,7 +2,16 @@
 
 from sewkit.checkpoint.errors import CheckpointError
 from sewkit.checkpoint.loaded import LoadedModel
-from sewkit.checkpoint.loading import bundled_models, convert, load_model
+from sewkit.checkpoint.loading import bundled_models, convert, load_model, with_weights
 from sewkit.checkpoint.saving import save_loaded, save_model
 
-__all__ = ["CheckpointError", "LoadedModel", "bundled_models", "convert", "load_model", "save_loaded", "save_model"]
+__all__ = [
+    "CheckpointError",
+    "LoadedModel",
+    "bundled_models",
+    "convert",
+    "load_model",
+    "save_loaded",
+    "save_model",
+    "with_weights",
+]

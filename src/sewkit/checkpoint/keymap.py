@@ -8,17 +8,15 @@ of the SEW weights was wrong for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from sewkit.checkpoint.errors import CheckpointError
 from sewkit.config import ModelConfig
-from sewkit.model import SpeechModel, build_model
+from sewkit.model import SpeechModel, build_empty
 
 Rows = tuple[tuple[str | None, str], ...]
 """(our pattern, their pattern); None for ours: known, and dropped on purpose. The first row that matches counts."""
@@ -96,8 +94,7 @@ def fill_model(
 
     Raises CheckpointError, in the names of the file, for tensors that are missing, left over or of another shape.
     """
-    with _WithoutRandomWeights():
-        model = build_model(config)
+    model = build_empty(config)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     if _OPTIONAL not in tensors:
         # A fixed draw, so that loading twice gives the same model; fairseq and transformers draw from [0, 1) too.
@@ -108,23 +105,6 @@ def fill_model(
     weights = {key: tensors[key].detach().to(torch.float32, copy=True).contiguous() for key in expected}
     model.load_state_dict(weights, assign=True)
     return model.eval()
-
-
-class _WithoutRandomWeights(TorchFunctionMode):
-    """Leaves new weights as the memory is: drawing them takes seconds, and they are overwritten.
-
-    The meta device would do as well, but its first use imports a thousand modules.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"]
-        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
-            return args[0]
-        return (torch.empty if func in (torch.randn, torch.rand) else func)(*args, **kwargs)
 
 
 def check_fit(

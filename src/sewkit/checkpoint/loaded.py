@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sewkit.checkpoint.exported import Exported
 from sewkit.compute import Compute, operating_points, resolve
 from sewkit.curve import Curve
-from sewkit.model import SpeechModel
+from sewkit.model import SpeechModel, build_shape
 from sewkit.text import Alphabet
 
 
@@ -16,13 +16,14 @@ from sewkit.text import Alphabet
 class LoadedModel:
     """A model with what its outputs mean.
 
-    model: in evaluation mode, float32, on the CPU; of an exported model only its shape, on the device "meta".
+    model: in evaluation mode, float32, on the CPU; where `shape_only`, names and shapes, see `build_shape`.
     alphabet: the tokens of a CTC head; None without such a head, and where no file says them.
     labels: the classes of a classification head by id; None without one.
     label_column: the manifest column that the labels were taken from, such as "speaker"; None where no file says it.
     curve: what `sewkit sweep` measured of the model; None where nothing is stored with it.
     exported: what runs in place of `model`, where it was read from an exported folder.
     folder: where it was read from, that of the cache for a hub id; None for an original file.
+    shape_only: of an exported model, and of one whose weights a runtime has taken over.
     """
 
     model: SpeechModel
@@ -32,6 +33,11 @@ class LoadedModel:
     curve: Curve | None = None
     exported: Exported | None = None
     folder: Path | None = None
+    shape_only: bool = False
+
+    def without_weights(self) -> LoadedModel:
+        """The same for what needs none: memory then holds only what a runtime has made of them."""
+        return replace(self, model=build_shape(self.model.config), shape_only=True)
 
     @property
     def compute_options(self) -> tuple[Compute, ...]:

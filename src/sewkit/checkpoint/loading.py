@@ -24,7 +24,7 @@ from sewkit.checkpoint.unpickle import load_torch_file
 from sewkit.compute import Compute
 from sewkit.config import ModelConfig
 from sewkit.curve import read_curve
-from sewkit.model import SpeechModel, build_model
+from sewkit.model import SpeechModel, build_shape
 from sewkit.model.stochastic import specialise
 
 BUNDLED = Path(__file__).parent.parent / "models"
@@ -73,6 +73,22 @@ def _load(source: str | os.PathLike[str], architecture: str | os.PathLike[str] |
     return replace(load_folder(folder), folder=folder)
 
 
+def with_weights(loaded: LoadedModel) -> LoadedModel:
+    """The same with its weights, read again from its folder where it came without.
+
+    Raises CheckpointError where they are no longer there, or it is an exported model.
+    """
+    if not loaded.shape_only:
+        return loaded
+    if loaded.exported is not None:
+        raise exported_only(loaded.exported)
+    assert loaded.folder is not None, "weights are left out of what can be read again only"
+    again = load_folder(loaded.folder)
+    if again.model.config != loaded.model.config:
+        raise CheckpointError(f"{loaded.folder}: holds another model than the one that was loaded; load it again")
+    return replace(loaded, model=again.model, shape_only=False)
+
+
 def _refuse_early(folder: Path) -> None:
     """Before gigabytes are downloaded: raise CheckpointError if config.json says that the model is not supported."""
     config_file = folder / "config.json"
@@ -103,10 +119,9 @@ def load_folder(folder: Path) -> LoadedModel:
 def _exported_folder(folder: Path, raw: Mapping[str, Any], facts: Mapping[str, Any]) -> LoadedModel:
     with blaming(folder / "config.json"):
         config = huggingface.validated(facts["config"], folder / "config.json")
-    with torch.device("meta"):
-        model = build_model(config).eval()
     exported = read_exported(folder, facts["export"], config)
-    return replace(_with_meaning(folder, raw, facts, model), curve=read_curve(folder, config), exported=exported)
+    loaded = _with_meaning(folder, raw, facts, build_shape(config))
+    return replace(loaded, curve=read_curve(folder, config), exported=exported, shape_only=True)
 
 
 def _our_facts(raw: Mapping[str, Any], config_file: Path) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def save_loaded(folder: str | os.PathLike[str], loaded: LoadedModel, *, dtype: t
     folder = Path(folder).expanduser().absolute()
     if loaded.exported is not None:
         raise exported_only(loaded.exported)
+    assert not loaded.shape_only, "see `with_weights`"
     _check_meaning(loaded)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: is a file; give the name of a folder")

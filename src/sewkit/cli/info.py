@@ -30,15 +30,12 @@ def info(
 
     Example:  sewkit info sew-d-tiny
     """
-    import torch
-
     from sewkit.checkpoint import LoadedModel, load_model
     from sewkit.config import PUBLISHED
-    from sewkit.model import build_model
+    from sewkit.model import build_shape
 
     if model in PUBLISHED:
-        with torch.device("meta"):
-            loaded = LoadedModel(build_model(PUBLISHED[model]))
+        loaded = LoadedModel(build_shape(PUBLISHED[model]))
     else:
         loaded = load_model(model, architecture, exported=True)
     facts = describe(model, loaded)

@@ -71,6 +71,9 @@ class Encoder(nn.Module):
             all processes, so that they drop the same layers. While nobody has, torch's own generator is drawn from.
         checkpoint_layers: keep only the layers' inputs for the backward pass, which computes the rest again. Saves
             memory for about a third more time; the gradients are the same.
+
+    And for inference:
+        keep_states: False where nothing reads the layers' states: the last one alone is kept.
     """
 
     def __init__(
@@ -90,9 +93,12 @@ class Encoder(nn.Module):
         self.layerdrop = layerdrop
         self.layer_random = torch.Generator()
         self.checkpoint_layers = False
+        self.keep_states = True
 
     def forward(self, x: Tensor, lengths: Tensor, compute: Compute = UNPOOLED) -> list[Tensor]:
         """(B, U, H), (B,) -> the input of the first layer and the output of each, num_layers + 1 times (B, U, H).
+
+        Without `keep_states`, the last of them.
 
         `compute` says what each layer pools. As in transformers' hidden_states, the last output has passed the final
         norm of a pre-norm stack.
@@ -106,7 +112,7 @@ class Encoder(nn.Module):
         for layer, pair, dropped in zip(self.layers, pools, self._draw_dropped(), strict=True):
             if not dropped:
                 x = self._run(layer, x, surroundings[pair])
-            states.append(x)
+            states = [*states, x] if self.keep_states else [x]
         if self.norm is not None and self.norm_first:
             states[-1] = self.norm(x)
         return states

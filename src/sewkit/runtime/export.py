@@ -26,7 +26,7 @@ from sewkit.compute import Compute, operating_points
 from sewkit.config import ModelConfig
 from sewkit.errors import UserError
 from sewkit.lengths import min_samples
-from sewkit.model import SpeechModel, build_model
+from sewkit.model import SpeechModel, build_shape
 from sewkit.processor import multiplies
 from sewkit.runtime import onnx, openvino
 from sewkit.runtime.clips import ClipRuntime, Engine, as_heard
@@ -133,10 +133,8 @@ def export(
 
 
 def _write_config(loaded: LoadedModel, config: ModelConfig, facts: Exported) -> None:
-    with torch.device("meta"):
-        shape = build_model(config)
     curve = loaded.curve if config == loaded.model.config else None  # a curve is of all points of a grid
-    meaning = replace(loaded, model=shape, curve=curve)
+    meaning = replace(loaded, model=build_shape(config), curve=curve)
     raw = own_config(meaning)
     raw["sewkit"]["export"] = facts.model_dump(mode="json")
     write_meaning(facts.folder, meaning, raw)

@@ -63,6 +63,7 @@ def prepare(model: SpeechModel) -> SpeechModel:
         ready.add_module("projection", product(ready.projection))
     for way in ways_up(ready).values():
         way.add_module("linear", product(way.linear))
+    ready.encoder.keep_states = getattr(model.head, "layer_weights", None) is not None
     tables = model.encoder.positions
     for layer in ready.encoder.layers:
         assert isinstance(layer, EncoderLayer)
@@ -247,7 +248,8 @@ class FusedAttention(nn.Module):
 class Block(NamedTuple):
     """Queries from `start` to `stop`, and the keys from `low` to `high` whose distances have rows of their own.
 
-    All keys before have the table's last row, all after its first. rows: (stop - start, high - low) int64.
+    Keys are counted from the last: all before have the table's first row, all after its last. rows: (stop - start,
+    high - low) int64.
     """
 
     start: int
@@ -268,8 +270,9 @@ class Blocks(NamedTuple):
 class PositionBlocks(nn.Module):
     """`RelativePositions` for `BlockwiseAttention`: rows only, the layers have them projected.
 
-    What row a pair has depends on how far its query stands behind its key alone, in frames: q * i - k * j for pools of
-    q and k. So one vector of rows holds those of all pairs, and its ends, far away, are all alike.
+    What row a pair has depends on how far its query stands behind its key alone: with keys counted from the last, on
+    q * i + k * j for pools of q and k. So the rows of all pairs are a view of one vector, whose ends, far away, are all
+    alike.
     """
 
     def __init__(self, positions: RelativePositions):
@@ -290,16 +293,15 @@ class PositionBlocks(nn.Module):
         rows = log_buckets(distances, self.num_buckets, self.max_positions) + self.num_buckets
         rows = rows.clamp(0, 2 * self.num_buckets - 1)
         first, last = int(rows[0]), int(rows[-1])
-        # Offsets from which on, behind and before, all pairs have the same row.
-        behind = furthest_behind - int((rows == last).sum()) + 1
-        before = int((rows == first).sum()) - 1 - furthest_before
+        rows -= first
+        num_first, num_others = int((rows == 0).sum()), int((rows != last - first).sum())
         blocks = []
         for start in range(0, queries, QUERY_BLOCK):
             stop = min(start + QUERY_BLOCK, queries)
-            low = min(max((query_pool * start - behind) // kv_pool + 1, 0), keys)
-            high = max(min(pooled_length(query_pool * (stop - 1) - before, kv_pool), keys), low)
-            places = query_pool * torch.arange(start, stop)[:, None] - kv_pool * torch.arange(low, high)
-            blocks.append(Block(start, stop, low, high, rows[places + furthest_before] - first))
+            low = min(pooled_length(max(num_first - query_pool * (stop - 1), 0), kv_pool), keys)
+            high = max(min(pooled_length(max(num_others - query_pool * start, 0), kv_pool), keys), low)
+            near = (stop - start, high - low), (query_pool, kv_pool), query_pool * start + kv_pool * low
+            blocks.append(Block(start, stop, low, high, rows.as_strided(*near)))
         return Blocks(first, last, blocks)
 
 
@@ -325,6 +327,8 @@ class BlockwiseAttention(FusedAttention):
     ) -> Tensor:
         """See `DisentangledAttention.attend`."""
         assert positions is not None, "the encoder hands its positions to every layer"
+        key, value = key.flip(2), value.flip(2)
+        key_mask = None if key_mask is None else key_mask.flip(3)
         used = slice(positions.first, positions.last + 1)
         table_keys = self.table_keys[:, :, used]
         by_key = self.table_queries[:, used] @ key.transpose(2, 3)  # (B, N, R, Uk)
@@ -347,6 +351,6 @@ def position_scores(by_query: Tensor, by_key: Tensor, block: Block) -> Tensor:
     near += by_key[..., block.low : block.high].gather(2, rows)
     if near.shape[3] == by_key.shape[3]:
         return near
-    before = by_query[..., -1:] + by_key[..., -1:, : block.low]
-    after = by_query[..., :1] + by_key[..., :1, block.high :]
-    return torch.cat([before, near, after], 3)
+    later = by_query[..., :1] + by_key[..., :1, : block.low]
+    earlier = by_query[..., -1:] + by_key[..., -1:, block.high :]
+    return torch.cat([later, near, earlier], 3)

@@ -122,6 +122,7 @@ def quantized(graph: Any, folder: Path) -> Any:
             op_types_to_quantize=list(_QUANTIZED),
             per_channel=True,
             weight_type=QuantType.QInt8,
+            reduce_range=True,  # see `sewkit.runtime.openvino.quantized`
             extra_options={"MatMulConstBOnly": True},
         )
         return _onnx().load_model(draft)

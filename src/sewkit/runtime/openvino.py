@@ -116,10 +116,12 @@ def quantized(graph: Any, clips: Sequence[np.ndarray]) -> Any:
     """The graph with matrix products in int8, scales of activations fixed by clips as `clips.as_heard` gives them.
 
     What is still a convolution, the first one and that of positions, is left as it is. No SmoothQuant: it would move
-    scales from activations into weights, differently at each operating point, and so undo their sharing.
+    scales from activations into weights, differently at each operating point, and so undo their sharing. Weights get
+    half of the range: processors without VNNI add products in pairs of 16 bits, where two of full range overflow.
     """
     nncf = _nncf()
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
+    advanced = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smooth, overflow_fix=nncf.OverflowFix.ENABLE)
     with _discreet():
         return nncf.quantize(
             graph,
@@ -128,7 +130,7 @@ def quantized(graph: Any, clips: Sequence[np.ndarray]) -> Any:
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(types=["Convolution", "GroupConvolution"]),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smooth),
+            advanced_parameters=advanced,
         )
 
 
