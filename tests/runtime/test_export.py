@@ -21,6 +21,7 @@ from sewkit.cli.main import app
 from sewkit.compute import Compute
 from sewkit.errors import MissingExtraError
 from sewkit.runtime import Runtime
+from sewkit.runtime import export as export_module
 from sewkit.runtime.export import export, make_runtime, new_folder
 from sewkit.runtime.openvino import CONSTANTS
 from sewkit.testing import synthetic_speech, toy_model
@@ -229,3 +230,21 @@ def test_the_command_prints_the_gate_and_refuses_bad_requests(
         result = CliRunner().invoke(app, ["export", str(toy_folder), *arguments])
         assert isinstance(result.exception, sewkit.UserError)
         assert message in str(result.exception)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnx"])
+def test_int8_that_would_overflow_on_a_processor_is_refused_there(
+    runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = LoadedModel(toy_model("sew"), Alphabet.english())
+
+    def bits(vnni: bool, **settings: Any) -> int:
+        monkeypatch.setattr(export_module, "adds_int8_exactly", lambda: vnni)
+        name = f"{vnni}{len(settings)}"
+        exported(loaded, tmp_path / name, runtime, int8_clips=CLIPS, **settings)
+        return load_model(tmp_path / name, exported=True).exported.weight_bits
+
+    assert (bits(True), bits(True, portable=True), bits(False)) == (8, 7, 7)
+    assert sewkit.load(tmp_path / "True1").loaded.exported is not None
+    with pytest.raises(sewkit.UserError, match="int8 for processors with VNNI; this one lacks it"):
+        sewkit.load(tmp_path / "True0")

@@ -99,6 +99,7 @@ def export_through_gate(
     clips: Sequence[GateClip],
     *,
     int8_clips: Sequence[np.ndarray] | None = None,
+    portable: bool = False,
     points: Sequence[Compute] | None = None,
     max_wer_loss: float = MAX_WER_LOSS,
     force: bool = False,
@@ -113,7 +114,7 @@ def export_through_gate(
     which sum to 1. Raises UserError, a GateRefused where the model does not pass.
     """
     with new_folder(folder) as draft:
-        export(loaded, draft, runtime, int8_clips=int8_clips, points=points, on_progress=on_progress)
+        export(loaded, draft, runtime, int8_clips=int8_clips, portable=portable, points=points, on_progress=on_progress)
         after = load(draft)
         before = Recognizer(loaded, TorchRuntime(loaded.model, torch.device("cpu")), "before")
         gate = run_gate(before, after, clips, _named(after), runs=runs, on_progress=on_progress)

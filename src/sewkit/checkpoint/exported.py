@@ -28,6 +28,8 @@ class Exported(BaseModel):
     format: Literal[2] = Field(description="2: graphs take the number of samples beside the samples")
     runtime: RuntimeName
     precision: Precision
+    weight_bits: Literal[7, 8] = 8
+    """Of int8 weights; 7 is half of the range, which any processor adds up right, see `adds_int8_exactly`."""
     graphs: dict[str, str]
     """The file of each operating point."""
     unheard: list[list[float]]

@@ -27,6 +27,9 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     runtime: Annotated[str, typer.Option(help="openvino or onnx.")] = "openvino",
     int8: Annotated[bool, typer.Option("--int8", help="Quantise; for openvino with speech of --calibrate.")] = False,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="int8 for processors without VNNI too: weights of 7 bits.")
+    ] = False,
     calibrate: Annotated[
         Path | None, typer.Option(help="Manifest of real speech like what the model will hear; never test data.")
     ] = None,
@@ -56,6 +59,9 @@ def export(
     A model that is slower than PyTorch's, or loses more than --max-wer-loss, is not written, unless with --force. A
     stochastic model keeps all its operating points over one copy of the weights; compared are full, balanced and fast.
 
+    On a processor without VNNI, int8 weights have 7 bits, which any processor runs. What was exported with 8 is refused
+    where it would overflow.
+
     Use it as any model: sewkit transcribe call.mp3 --model FOLDER, or sewkit.load(FOLDER).
 
     Example:  sewkit export sew-words words-int8 --int8 --calibrate dev.jsonl --gate-data test.jsonl
@@ -69,6 +75,8 @@ def export(
     from sewkit.runtime.export import grid_of
 
     kind = _runtime(runtime)
+    if portable and not int8:
+        raise UserError("--portable is about int8: give --int8 too, or leave it out")
     if int8 and calibrate is None and kind == "openvino":
         raise UserError("--int8 for openvino is calibrated on real speech: name a manifest with --calibrate")
     if threads is not None:
@@ -85,6 +93,7 @@ def export(
             kind,
             _gate_clips(heard),
             int8_clips=_waveforms(calibration) if int8 else None,
+            portable=portable,
             points=points,
             max_wer_loss=max_wer_loss / 100,
             force=force,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from sewkit.config import ModelConfig
 from sewkit.errors import UserError
 from sewkit.lengths import min_samples
 from sewkit.model import SpeechModel, build_shape
-from sewkit.processor import multiplies
+from sewkit.processor import adds_int8_exactly, multiplies
 from sewkit.runtime import onnx, openvino
 from sewkit.runtime.clips import ClipRuntime, Engine, as_heard
 from sewkit.runtime.constants import pack
@@ -76,6 +76,11 @@ def _torch_runtime(loaded: LoadedModel, device: torch.device, dtype: str) -> Tor
 
 
 def _reading(exported: Exported, dtype: str) -> Engine:
+    if exported.precision == "int8" and exported.weight_bits == 8 and not adds_int8_exactly():
+        raise UserError(
+            f"{exported.folder}: int8 for processors with VNNI; this one lacks it and would give wrong results; export "
+            "the model here, or with --portable"
+        )
     if exported.runtime == "openvino":
         return openvino.OpenVINOEngine(openvino.reader(exported.folder, exported.graphs), dtype)
     return onnx.OnnxEngine(onnx.reader(exported.folder, exported.graphs), "float32" if dtype == "int8" else dtype)
@@ -93,6 +98,7 @@ def export(
     runtime: RuntimeName,
     *,
     int8_clips: Sequence[np.ndarray] | None = None,
+    portable: bool = False,
     points: Iterable[Compute] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> None:
@@ -100,16 +106,18 @@ def export(
 
     int8_clips: real speech, (S,) float32 samples each; with it the model is written in int8, the scales of activations
         fixed by these clips for OpenVINO, and taken of each clip as it comes for ONNX.
+    portable: whether int8 weights are to have 7 bits though this processor would take 8, for those that do not.
     points: operating points to be had; what is written is the smallest grid that holds them. None: all of the model's.
     on_progress: called with 1 for each operating point done.
     Raises UserError.
     """
     model = loaded.model
+    weight_bits: Literal[7, 8] = 8 if adds_int8_exactly() and not portable else 7
     config = model.config if points is None else grid_of(model.config, points)
 
     def graphs() -> Iterator[tuple[str, Any]]:
         for point in operating_points(config):
-            yield _stem(point), _graph(model, point, runtime, int8_clips, folder)
+            yield _stem(point), _graph(model, point, runtime, int8_clips, weight_bits, folder)
             if on_progress is not None:
                 on_progress(1)
 
@@ -122,6 +130,7 @@ def export(
             format=2,
             runtime=runtime,
             precision="float32" if int8_clips is None else "int8",
+            weight_bits=weight_bits,
             graphs={str(point): files[_stem(point)] for point in operating_points(config)},
             unheard=unheard_outputs(model),
             digest=_digest(folder, files.values()),
@@ -141,11 +150,16 @@ def _write_config(loaded: LoadedModel, config: ModelConfig, facts: Exported) -> 
 
 
 def _graph(
-    model: SpeechModel, point: Compute, runtime: RuntimeName, clips: Sequence[np.ndarray] | None, folder: Path
+    model: SpeechModel,
+    point: Compute,
+    runtime: RuntimeName,
+    clips: Sequence[np.ndarray] | None,
+    weight_bits: int,
+    folder: Path,
 ) -> Any:
     if runtime == "onnx":
         graph = onnx.converted(model, point)
-        return graph if clips is None else onnx.quantized(graph, folder)
+        return graph if clips is None else onnx.quantized(graph, folder, weight_bits)
     graph = openvino.converted(model, point, for_int8=clips is not None)
     if clips is None:
         return graph
@@ -153,7 +167,7 @@ def _graph(
     heard = [as_heard(clip, model.config) for clip in clips if len(clip) >= shortest]
     if not heard:
         raise UserError(f"none of {len(clips)} clips to calibrate with has {shortest} samples; expected real speech")
-    return openvino.quantized(graph, heard)
+    return openvino.quantized(graph, heard, weight_bits)
 
 
 def grid_of(config: ModelConfig, points: Iterable[Compute]) -> ModelConfig:

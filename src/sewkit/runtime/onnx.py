@@ -103,10 +103,10 @@ def converted(model: SpeechModel, compute: Compute) -> Any:
     return onnx.load_model_from_string(file.getvalue())
 
 
-def quantized(graph: Any, folder: Path) -> Any:
+def quantized(graph: Any, folder: Path, weight_bits: int) -> Any:
     """The graph with matrix products in int8; scales of activations are taken of each clip by itself.
 
-    `folder` is for a file that is gone afterwards.
+    `folder` is for a file that is gone afterwards. weight_bits: 8, or 7, see `Exported`.
     """
     _onnxruntime()
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -122,7 +122,7 @@ def quantized(graph: Any, folder: Path) -> Any:
             op_types_to_quantize=list(_QUANTIZED),
             per_channel=True,
             weight_type=QuantType.QInt8,
-            reduce_range=True,  # see `sewkit.runtime.openvino.quantized`
+            reduce_range=weight_bits == 7,
             extra_options={"MatMulConstBOnly": True},
         )
         return _onnx().load_model(draft)

@@ -112,16 +112,17 @@ def converted(model: SpeechModel, compute: Compute, for_int8: bool = False) -> A
     return graph
 
 
-def quantized(graph: Any, clips: Sequence[np.ndarray]) -> Any:
+def quantized(graph: Any, clips: Sequence[np.ndarray], weight_bits: int) -> Any:
     """The graph with matrix products in int8, scales of activations fixed by clips as `clips.as_heard` gives them.
 
     What is still a convolution, the first one and that of positions, is left as it is. No SmoothQuant: it would move
-    scales from activations into weights, differently at each operating point, and so undo their sharing. Weights get
-    half of the range: processors without VNNI add products in pairs of 16 bits, where two of full range overflow.
+    scales from activations into weights, differently at each operating point, and so undo their sharing. weight_bits:
+    8, or 7, see `Exported`.
     """
     nncf = _nncf()
+    fix = None if weight_bits == 8 else nncf.OverflowFix.ENABLE
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
-    advanced = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smooth, overflow_fix=nncf.OverflowFix.ENABLE)
+    advanced = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smooth, overflow_fix=fix)
     with _discreet():
         return nncf.quantize(
             graph,
