@@ -46,7 +46,8 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles and blocks of a few frames, so that short clips have several; wav2vec 2.0's toy kernel counts as long."""
     monkeypatch.setattr(folding, "WINDOW_TAPS", 15)
     monkeypatch.setattr(folding, "TILE_FRAMES", 7)
-    monkeypatch.setattr(folding, "QUERY_BLOCK", 5)
+    monkeypatch.setattr(folding, "SCORES", 0)
+    monkeypatch.setattr(folding, "LEAST_QUERIES", 5)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -127,7 +128,9 @@ def test_blocks_hold_no_more_pairs_than_the_table_reaches() -> None:
     positions = RelativePositions(8, num_buckets=8, max_positions=16, eps=1e-7)
     for frames in (1_000, 2_000):
         blocks = PositionBlocks(positions)(frames).blocks
-        assert max(block.rows.numel() for block in blocks) <= folding.QUERY_BLOCK * (folding.QUERY_BLOCK + 2 * 32)
+        size = blocks[0].stop
+        assert size == max(folding.LEAST_QUERIES, folding.SCORES // frames)
+        assert max(block.rows.numel() for block in blocks) <= size * (size + 2 * 32)
 
 
 def _bfloat16(config: ModelConfig) -> tuple[SpeechModel, TorchRuntime]:

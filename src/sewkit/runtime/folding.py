@@ -40,8 +40,10 @@ TILE_FRAMES = 256
 """Frames that the extractor makes at a time, at most: enough to keep a core busy."""
 TILE_NUMBERS = 1 << 21
 """Numbers that the first convolution may give a tile: few enough to stay in the caches."""
-QUERY_BLOCK = 256
-"""Queries whose scores are held at a time."""
+SCORES = 1 << 16
+"""Scores of a head that are held at a time: few enough to stay in the caches."""
+LEAST_QUERIES = 64
+"""Queries whose scores are held at a time, at least: fewer would not keep a core busy."""
 WINDOW_TAPS = 64
 """Positional convolutions of more taps than this are quicker in the frequency domain."""
 
@@ -295,9 +297,10 @@ class PositionBlocks(nn.Module):
         first, last = int(rows[0]), int(rows[-1])
         rows -= first
         num_first, num_others = int((rows == 0).sum()), int((rows != last - first).sum())
+        size = max(LEAST_QUERIES, SCORES // keys)
         blocks = []
-        for start in range(0, queries, QUERY_BLOCK):
-            stop = min(start + QUERY_BLOCK, queries)
+        for start in range(0, queries, size):
+            stop = min(start + size, queries)
             low = min(pooled_length(max(num_first - query_pool * (stop - 1), 0), kv_pool), keys)
             high = max(min(pooled_length(max(num_others - query_pool * start, 0), kv_pool), keys), low)
             near = (stop - start, high - low), (query_pool, kv_pool), query_pool * start + kv_pool * low
