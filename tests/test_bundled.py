@@ -44,6 +44,17 @@ def test_it_reads_the_examples(asr: sewkit.Recognizer, name: str) -> None:
     assert all(word.confidence > 0.5 for word in transcript.words)
 
 
+def test_the_language_model_of_its_words_takes_errors_away(
+    asr: sewkit.Recognizer, clips: list[tuple[str, np.ndarray]]
+) -> None:
+    pause = np.zeros(int(0.3 * SAMPLE_RATE), np.float32)
+    spoken = [word for word, _ in clips]
+    recording = np.concatenate([part for _, samples in clips for part in (samples, pause)])
+    search = asr.beam_search(ROOT / "examples" / "words.arpa")
+    greedy, searched = (asr.transcribe(recording, decoder=decoder).text.split() for decoder in (None, search))
+    assert errors(spoken, searched) < errors(spoken, greedy)
+
+
 def test_it_writes_nothing_where_nobody_speaks(asr: sewkit.Recognizer) -> None:
     generator = np.random.default_rng(0)
     assert asr.transcribe(np.zeros(5 * SAMPLE_RATE, np.float32)).text == ""
