@@ -158,6 +158,8 @@ def test_the_weights_are_held_once_and_read_again_to_be_saved(toy_folder: Path, 
     assert asr.loaded.shape_only
     assert asr.loaded.model.num_parameters() == exact.num_parameters()
     assert all(weight.untyped_storage().nbytes() == 4 for weight in asr.loaded.model.parameters())
+    with pytest.raises(RuntimeError, match="names and shapes only"):
+        asr.loaded.model(torch.zeros(1, 8000), torch.tensor([8000]))
     asr.save(tmp_path / "again")
     again = load_model(tmp_path / "again").model.state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in exact.state_dict().items())

@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-import sewkit
+from sewkit.checkpoint import load_model
 from sewkit.compute import resolve
 from sewkit.data.manifest import load_utterance, read_manifest
 from sewkit.evaluate.wer import letter_errors, rate_of, word_errors
@@ -68,7 +68,7 @@ def main() -> None:
     options.add_argument("--data-root", type=Path, default=Path("data"))
     options.add_argument("--model", default="sew-words")
     chosen = options.parse_args()
-    loaded = sewkit.load(chosen.model).loaded
+    loaded = load_model(chosen.model)
     rows = list(chain(*(read_manifest(path, root=chosen.data_root) for path in chosen.lists)))
     clips, texts = [load_utterance(row) for row in rows], [row.text for row in rows]
     model, point = loaded.model.eval(), resolve(loaded.model.config, None)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sewkit.config import ModelConfig
@@ -22,11 +23,20 @@ def build_empty(config: ModelConfig) -> SpeechModel:
 
 
 def build_shape(config: ModelConfig) -> SpeechModel:
-    """A model in evaluation mode that has names and shapes only: each of its weights is one zero, seen many times."""
+    """A model in evaluation mode that has names and shapes only: each of its weights is one zero, seen many times.
+
+    To run it raises RuntimeError.
+    """
     model = build_empty(config)
     for weight in (*model.parameters(), *model.buffers()):
         weight.data = weight.new_zeros(()).expand(weight.shape)
+    for part in (model.features, model.encoder):
+        part.register_forward_pre_hook(_refuse)
     return model.eval()
+
+
+def _refuse(module: nn.Module, inputs: Any) -> None:
+    raise RuntimeError("this model has names and shapes only; sewkit.checkpoint.load_model gives one with its weights")
 
 
 class _WithoutRandomWeights(TorchFunctionMode):
