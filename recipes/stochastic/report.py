@@ -168,7 +168,7 @@ def draw(wer: Rates, costs: Costs) -> Any:
     axes.set(xlabel=costs.unit, ylabel="word error rate, % (mean and 95 % interval over seeds)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right")
     return figure
 
 
