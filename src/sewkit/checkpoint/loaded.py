@@ -24,6 +24,7 @@ class LoadedModel:
     exported: what runs in place of `model`, where it was read from an exported folder.
     folder: where it was read from, that of the cache for a hub id; None for an original file.
     shape_only: of an exported model, and of one whose weights a runtime has taken over.
+    stamp: of the latter, which files held the weights, see `weights_stamp`.
     """
 
     model: SpeechModel
@@ -34,10 +35,13 @@ class LoadedModel:
     exported: Exported | None = None
     folder: Path | None = None
     shape_only: bool = False
+    stamp: tuple[tuple[str, int, int], ...] = ()
 
     def without_weights(self) -> LoadedModel:
         """The same for what needs none: memory then holds only what a runtime has made of them."""
-        return replace(self, model=build_shape(self.model.config), shape_only=True)
+        assert self.folder is not None, "weights are left out of what can be read again only"
+        stamp = weights_stamp(self.folder)
+        return replace(self, model=build_shape(self.model.config), shape_only=True, stamp=stamp)
 
     @property
     def compute_options(self) -> tuple[Compute, ...]:
@@ -49,3 +53,9 @@ class LoadedModel:
     def resolve(self, request: Compute | str | None) -> Compute:
         """The operating point that a request means, see `sewkit.compute.resolve`; names go by the measured curve."""
         return resolve(self.model.config, request, None if self.curve is None else self.curve.names)
+
+
+def weights_stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """(name, time of change in nanoseconds, bytes) of a folder's files of weights: others are other weights."""
+    files = (path for pattern in ("*.safetensors", "*.bin") for path in sorted(folder.glob(pattern)))
+    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files)

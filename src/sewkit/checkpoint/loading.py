@@ -18,7 +18,7 @@ from sewkit.checkpoint.errors import CheckpointError, blaming
 from sewkit.checkpoint.exported import exported_only, read_exported
 from sewkit.checkpoint.huggingface import FORMAT_VERSION
 from sewkit.checkpoint.keymap import fill_model
-from sewkit.checkpoint.loaded import LoadedModel
+from sewkit.checkpoint.loaded import LoadedModel, weights_stamp
 from sewkit.checkpoint.saving import save_loaded
 from sewkit.checkpoint.unpickle import load_torch_file
 from sewkit.compute import Compute
@@ -76,17 +76,16 @@ def _load(source: str | os.PathLike[str], architecture: str | os.PathLike[str] |
 def with_weights(loaded: LoadedModel) -> LoadedModel:
     """The same with its weights, read again from its folder where it came without.
 
-    Raises CheckpointError where they are no longer there, or it is an exported model.
+    Raises CheckpointError where they are no longer there or no longer the same, or it is an exported model.
     """
     if not loaded.shape_only:
         return loaded
     if loaded.exported is not None:
         raise exported_only(loaded.exported)
-    assert loaded.folder is not None, "weights are left out of what can be read again only"
-    again = load_folder(loaded.folder)
-    if again.model.config != loaded.model.config:
+    assert loaded.folder is not None
+    if weights_stamp(loaded.folder) != loaded.stamp:
         raise CheckpointError(f"{loaded.folder}: holds another model than the one that was loaded; load it again")
-    return replace(loaded, model=again.model, shape_only=False)
+    return replace(loaded, model=load_folder(loaded.folder).model, shape_only=False)
 
 
 def _refuse_early(folder: Path) -> None:
