@@ -19,27 +19,26 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from sewkit import chunks, memory
+from sewkit import memory, tasks
 from sewkit.audio import SAMPLE_RATE, AudioError, AudioSource, source_name, stream_audio
 from sewkit.checkpoint import LoadedModel, load_model, save_loaded, with_weights
-from sewkit.classification import Classification, PooledScores, rank
+from sewkit.classification import Classification
 from sewkit.compute import FAST, Compute, Refinement
 from sewkit.config import ModelConfig
-from sewkit.decode import BeamSearch, Decoder, FrameTiming, FusionWeights, GreedySearch, Pruning, decode_words
-from sewkit.decode.align import AlignmentError, Evidence, align_words
+from sewkit.decode import BeamSearch, Decoder, FusionWeights, GreedySearch, Pruning
 from sewkit.decode.lm import LanguageModel
 from sewkit.decode.lm.folder import find_lm, store_lm
 from sewkit.decode.spelling import Reference, spell
 from sewkit.errors import MissingExtraError, UserError
-from sewkit.lengths import hop_samples, informed_length, min_samples, num_frames, receptive_field
-from sewkit.pieces import Kept, Piece, Recording, Result, Stitched, Task, delivered
+from sewkit.lengths import hop_samples
+from sewkit.pieces import Kept, Piece, Result, Stitched, Task, delivered
 from sewkit.pipeline import Batching, outcomes
 from sewkit.refine import TwoPasses
 from sewkit.runtime import Runtime, batches_by_size
 from sewkit.segments import Segmentation
 from sewkit.streaming import Final, Stream
 from sewkit.text import Alphabet
-from sewkit.transcript import Alignment, Segment, Transcript, segment_words
+from sewkit.transcript import Alignment, Segment, Transcript
 
 BUNDLED = "sew-words"
 """The model that comes with the package."""
@@ -159,13 +158,11 @@ class Recognizer:
         lm: as in `load`; None takes the language model of the present decoder, with its weights and words. hotwords:
         words or phrases to favour, a dict with natural-log weights or a list. Raises UserError, see `BeamSearch`.
         """
-        if self.loaded.alphabet is None:
-            raise UserError(f"{self.name} {self._why_no_text()}")
-        words = None
+        alphabet, words = self._alphabet(), None
         if lm is None and isinstance(self.decoder, BeamSearch):
             lm, words = self.decoder.lm, self.decoder.words
             weights = weights or self.decoder.weights
-        return BeamSearch(self.loaded.alphabet, lm=lm, weights=weights, hotwords=hotwords, words=words, pruning=pruning)
+        return BeamSearch(alphabet, lm=lm, weights=weights, hotwords=hotwords, words=words, pruning=pruning)
 
     def transcribe(
         self,
@@ -239,12 +236,10 @@ class Recognizer:
         operating point partial words are. sample_rate: of the blocks. partials: False for final words only.
         Raises UserError.
         """
-        if self.loaded.alphabet is None:
-            raise UserError(f"{self.name} {self._why_no_text()}")
         segmentation = segmentation or Segmentation()
         return Stream(
             self.runtime,
-            self.loaded.alphabet,
+            self._alphabet(),
             decoder or self.decoder,
             compute=self.resolve(compute),
             segmentation=replace(segmentation, compute=self.resolve(segmentation.compute or FAST)),
@@ -284,9 +279,7 @@ class Recognizer:
         Memory grows by about 70 MB for each hour of a recording. A text that is empty or cannot be spelled is raised at
         once.
         """
-        alphabet = self.loaded.alphabet
-        if alphabet is None:
-            raise UserError(f"{self.name} {self._why_no_text()}")
+        alphabet = self._alphabet()
         references: dict[int, Reference] = {}
 
         def sources() -> Iterator[AudioSource]:
@@ -294,7 +287,7 @@ class Recognizer:
                 references[number] = spell(text, alphabet)
                 yield source
 
-        task = self._alignment(self.resolve(compute), references, snap)
+        task = tasks.alignment(self.runtime, references, self.resolve(compute), snap)
         made = self._outcomes(sources(), task, on_progress)
         yield from delivered(made, on_error)
 
@@ -325,7 +318,10 @@ class Recognizer:
         on_error: Callable[[AudioError], None] | None = None,
     ) -> Iterator[Classification]:
         """Classifications in the order of `sources`; batches, memory and errors as in `transcribe_batch`."""
-        task = self._classification(self.resolve(compute), top)
+        labels = self._labels()
+        if top is not None and top < 1:
+            raise UserError(f"top is {top}; expected the number of classes to give, at least 1")
+        task = tasks.classification(self.runtime, labels, self.resolve(compute), top)
         made = self._outcomes(sources, task, on_progress)
         yield from delivered(made, on_error)
 
@@ -392,31 +388,11 @@ class Recognizer:
         self, compute: Compute, decoder: Decoder, refinement: Refinement | None = None
     ) -> Task[Stitched, Transcript]:
         """What `transcribe` does with a recording, for those who run its chunks in batches of their own."""
-        alphabet, layers = self.loaded.alphabet, self.config.conv_layers
-        if alphabet is None:
-            raise UserError(f"{self.name} {self._why_no_text()}")
-        finest = compute if refinement is None else self.resolve(refinement.compute)
-        timing = FrameTiming(hop_samples(layers), receptive_field(layers), SAMPLE_RATE)
-
-        def keep(piece: Piece[Stitched], logits: np.ndarray) -> Stitched:
-            begun = next((kept for kept in piece.recording.kept if kept is not None), None)
-            stream = begun or Stitched(decoder.start(), alphabet.silent, reach)
-            frames, is_last = self._decoded_frames(piece.chunk, finest), piece.chunk.keep_to is None
-            start, stop = max(0, frames.start - reach), frames.stop + (0 if is_last else reach)
-            stream.take(piece.index, logits[start:stop], is_last)
-            return stream
-
-        def finish(recording: Recording[Stitched]) -> Transcript:
-            words = decode_words(recording.pieces()[0].state.labels(), alphabet, timing)
-            text = " ".join(word.text for word in words)
-            return Transcript(text, words, segment_words(words), recording.seconds, compute, recording.name)
-
-        plan = chunks.ChunkPlan.for_model(self.config)
-        reach = plan.margin // plan.hop // 2
-        if refinement is None:
-            return Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
-        passes = TwoPasses(self.runtime, compute, finest, refinement, alphabet.silent)
-        return Task(plan, passes.logits, keep, finish)
+        alphabet, passes = self._alphabet(), None
+        if refinement is not None:
+            second = self.resolve(refinement.compute)
+            passes = TwoPasses(self.runtime, compute, second, refinement, alphabet.silent)
+        return tasks.transcription(self.runtime, alphabet, decoder, compute, passes)
 
     def _in_segments(
         self,
@@ -446,69 +422,27 @@ class Recognizer:
         text = " ".join(segment.text for segment in segments)
         return Transcript(text, words, segments, stream.seconds, compute, source_name(source))
 
-    def _decoded_frames(self, chunk: chunks.Chunk, compute: Compute) -> slice:
-        """The frames that a chunk answers for. SEW's zero tail carries no sound: left out."""
-        frames = num_frames(len(chunk.samples), self.config.conv_layers)
-        end = informed_length(frames, compute.squeeze) if chunk.keep_to is None else chunk.keep_to
-        return slice(chunk.keep_from, end)
-
-    def _alignment(
-        self, compute: Compute, references: Mapping[int, Reference], snap: bool
-    ) -> Task[Evidence, Alignment]:
-        hop = hop_samples(self.config.conv_layers)
-
-        def keep(piece: Piece[Evidence], logits: np.ndarray) -> Evidence:
-            frames = self._decoded_frames(piece.chunk, compute)
-            end = None if piece.chunk.keep_to is None else frames.stop * hop
-            samples = piece.chunk.samples[frames.start * hop : end]
-            return Evidence.of(logits[frames], samples, references[piece.recording.number], hop)
-
-        def finish(recording: Recording[Evidence]) -> Alignment | AudioError:
-            reference, evidence = references[recording.number], Evidence.concatenate(recording.pieces())
-            try:
-                words, score = align_words(evidence, reference, hop / SAMPLE_RATE, snap=snap)
-            except AlignmentError as error:
-                return AudioError(recording.name, str(error))
-            text = " ".join(reference.words)
-            return Alignment(text, words, segment_words(words), recording.seconds, compute, recording.name, score)
-
-        plan = chunks.ChunkPlan.for_model(self.config)
-        return Task(plan, lambda waveforms: self.runtime.logits(waveforms, compute), keep, finish)
-
-    def _classification(self, compute: Compute, top: int | None) -> Task[PooledScores, Classification]:
-        labels, layers = self.loaded.labels, self.config.conv_layers
-        if labels is None:
-            raise UserError(f"{self.name} {self._why_no_classes()}")
-        if top is not None and top < 1:
-            raise UserError(f"top is {top}; expected the number of classes to give, at least 1")
-        shortest = min_samples(layers, compute.squeeze)
-
-        def keep(piece: Piece[PooledScores], scores: np.ndarray) -> PooledScores:
-            frames = num_frames(len(piece.chunk.samples), layers)
-            return PooledScores(scores, informed_length(frames, compute.squeeze))
-
-        def finish(recording: Recording[PooledScores]) -> Classification | AudioError:
-            pooled = PooledScores.pool(recording.pieces())
-            if not pooled.num_frames:
-                problem = f"too short to classify ({recording.num_samples} samples at 16 kHz)"
-                return AudioError(recording.name, f"{problem}; this model needs at least {shortest}")
-            ranked = rank(pooled.scores, labels, top)
-            return Classification(ranked, recording.seconds, compute, recording.name)
-
-        plan = chunks.ChunkPlan.for_model(self.config).without_overlap()
-        return Task(plan, lambda waveforms: self.runtime.class_scores(waveforms, compute), keep, finish)
-
-    def _why_no_text(self) -> str:
+    def _alphabet(self) -> Alphabet:
+        """Raises UserError for a model without letters."""
+        if self.loaded.alphabet is not None:
+            return self.loaded.alphabet
         if self.config.num_labels is not None:
-            return f"classifies recordings ({self.config.num_labels} labels), it does not transcribe: use classify"
-        return "has no letters: fine-tune it to transcribe, or use encode() or logits()"
+            found = f"classifies recordings ({self.config.num_labels} labels), it does not transcribe: use classify"
+        else:
+            found = "has no letters: fine-tune it to transcribe, or use encode() or logits()"
+        raise UserError(f"{self.name} {found}")
 
-    def _why_no_classes(self) -> str:
+    def _labels(self) -> Sequence[str]:
+        """Raises UserError for a model without classes."""
+        if self.loaded.labels is not None:
+            return self.loaded.labels
         if self.config.vocab_size is not None:
-            return "transcribes, it does not classify: use transcribe, or a model fine-tuned with labels"
-        if self.config.num_labels is not None:
-            return "has no names for its classes: save it with labels"
-        return "has no classification head: fine-tune it with labels first, or use encode()"
+            found = "transcribes, it does not classify: use transcribe, or a model fine-tuned with labels"
+        elif self.config.num_labels is not None:
+            found = "has no names for its classes: save it with labels"
+        else:
+            found = "has no classification head: fine-tune it with labels first, or use encode()"
+        raise UserError(f"{self.name} {found}")
 
     def _outcomes(
         self,
