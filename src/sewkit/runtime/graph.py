@@ -212,9 +212,10 @@ class _ScaledConv(nn.Module):
                 frames = x[:, start : start + windows * taps].reshape(1, -1, taps * x.shape[2])
             else:
                 frames = x
-            # Not of abs(): reductions are cheaper than another tensor of this size.
-            loudest = torch.maximum(frames.amax(2, keepdim=True), -frames.amin(2, keepdim=True)) + TINY
-            sums.append(F.linear(frames / loudest, weight) * loudest)
+            # Not of abs(): reductions are cheaper than another tensor of this size. A row, not a column, whose numbers
+            # OpenVINO would take one by one.
+            loudest = torch.maximum(frames.amax(2), -frames.amin(2)) + TINY
+            sums.append(F.linear(frames * loudest.reciprocal()[:, :, None], weight) * loudest[:, :, None])
             start += taps
         return F.gelu(_layer_normed(sum(sums[1:], sums[0]), self.norm))
 
