@@ -14,12 +14,16 @@ from toy_recipes import MODEL, SCHEDULE, STAGES, write_recipe, write_rows
 
 from sewkit.checkpoint import load_model, save_model
 from sewkit.config import ModelConfig
-from sewkit.data.manifest import ManifestError
+from sewkit.data.manifest import ManifestError, load_utterance, read_manifest
+from sewkit.evaluate.wer import cer_with_interval
+from sewkit.lengths import num_frames
 from sewkit.model import build_model
+from sewkit.recognizer import load
 from sewkit.text import Alphabet
 from sewkit.train import loop
 from sewkit.train.finetune import prepare, run, start_model
 from sewkit.train.recipe import FinetuneRecipe, RecipeError, load_recipe
+from sewkit.train.validation import Validation
 
 
 def utterance_stage(**changes):
@@ -52,6 +56,22 @@ def test_a_processor_without_bfloat16_trains_in_float32_and_says_so(folder, monk
     assert "training in fp32, where the recipe says bf16" in caplog.text
     monkeypatch.setattr(loop, "multiplies", lambda dtype, device: True)
     assert prepare(recipe, folder / "out")[2].precision == "bf16"
+
+
+def test_validation_reads_no_letters_from_the_zero_tail(folder):
+    """So that it measures what recognition will give."""
+    model = save_toy(folder / "toy", squeeze_factor=3)
+    with torch.no_grad():
+        model.head.weight.mul_(10)
+        model.head.bias[Alphabet.english().tokens.index("E")] = 1.0
+    save_model(folder / "toy", model, Alphabet.english())
+    recipe = load_recipe(FinetuneRecipe, write_recipe(folder, model=None, init=str(folder / "toy")))
+    rows = read_manifest(folder / "manifest.jsonl", "dev")
+    assert all(num_frames(round(row.duration * 16000), model.config.conv_layers) % 3 for row in rows)
+    found = Validation(recipe, load_model(folder / "toy"), torch.device("cpu"))()
+    heard = [one.text for one in load(folder / "toy").transcribe_batch(map(load_utterance, rows))]
+    assert all(heard)
+    assert found["cer_tones"] == pytest.approx(cer_with_interval([row.text for row in rows], heard).rate)
 
 
 @pytest.mark.slow

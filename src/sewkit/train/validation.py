@@ -11,6 +11,7 @@ from sewkit.data.batch import make_batch
 from sewkit.data.manifest import Utterance, load_utterance, read_manifest
 from sewkit.evaluate.classification import class_ids, label_of
 from sewkit.evaluate.wer import letter_errors, rate_of, word_errors
+from sewkit.lengths import informed_length
 from sewkit.train.loop import Precision, autocast, precision_on
 from sewkit.train.points import points_to_measure
 from sewkit.train.recipe import FinetuneRecipe
@@ -78,4 +79,5 @@ class Validation:
         best = scores.argmax(dim=-1).cpu()
         if best.ndim == 1:
             return list(best)
-        return [row[:length] for row, length in zip(best, frame_lengths.tolist(), strict=True)]
+        heard = informed_length(frame_lengths, point.squeeze).tolist()  # recognition leaves out SEW's zero tail too
+        return [row[:length] for row, length in zip(best, heard, strict=True)]
