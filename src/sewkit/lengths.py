@@ -90,7 +90,9 @@ def valid_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, T, H) with everything beyond each row's length set to 0."""
+    """(B, T, H) with everything beyond each row's length set to 0; itself where nothing is."""
+    if bool((lengths >= x.shape[1]).all()):
+        return x
     return x.masked_fill(~valid_mask(lengths, x.shape[1])[:, :, None], 0.0)
 
 

@@ -21,11 +21,12 @@ class Upsample(nn.Module):
         self.linear = nn.Linear(hidden_size, factor * hidden_size)
         nn.init.kaiming_normal_(self.linear.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.linear.bias)
+        self.activation = nn.GELU()
 
     def forward(self, x: Tensor, lengths: Tensor, num_frames: int) -> Tensor:
         """(B, U, H) -> (B, num_frames, H). `lengths` are un-squeezed; a tail short of a squeezed frame is exactly 0."""
         batch, num_squeezed, hidden_size = x.shape
-        x = F.gelu(self.linear(x)).reshape(batch, num_squeezed * self.factor, hidden_size)
+        x = self.activation(self.linear(x)).reshape(batch, num_squeezed * self.factor, hidden_size)
         x = zero_padding(x, informed_length(lengths, self.factor))
         return F.pad(x, (0, 0, 0, num_frames - x.shape[1]))
 

@@ -64,7 +64,8 @@ def prepare(model: SpeechModel) -> SpeechModel:
     if isinstance(ready.projection, nn.Linear):
         ready.add_module("projection", product(ready.projection))
     for way in ways_up(ready).values():
-        way.add_module("linear", product(way.linear))
+        way.add_module("linear", product(way.linear, gelu=True))
+        way.add_module("activation", nn.Identity())
     ready.encoder.keep_states = getattr(model.head, "layer_weights", None) is not None
     tables = model.encoder.positions
     for layer in ready.encoder.layers:
