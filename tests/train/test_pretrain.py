@@ -21,8 +21,9 @@ from sewkit.config import ModelConfig, wav2vec2_conv_layers
 from sewkit.data.batch import make_batch
 from sewkit.testing import synthetic_speech
 from sewkit.train.finetune import run as run_finetuning
-from sewkit.train.pretrain import Validation, build_stage, mask_group, run, start_objective
-from sewkit.train.recipe import FinetuneRecipe, PretrainRecipe, load_recipe
+from sewkit.train.loop import train
+from sewkit.train.pretrain import Validation, build_stage, mask_group, prepare, run, start_objective
+from sewkit.train.recipe import FinetuneRecipe, PretrainRecipe, RecipeError, load_recipe
 
 HEADS = {"mlp_size": 16, "entries": 8, "vq_dim": 16, "final_dim": 16, "num_negatives": 5}
 NO_DROPOUT = {"hidden": 0, "attention": 0, "activation": 0, "input": 0, "final": 0, "layerdrop": 0}
@@ -112,6 +113,39 @@ def test_transformers_loads_the_encoder_and_agrees(folder, model):
         frames = ours.encode(waveforms, torch.tensor([16_000])).frames
         expected = theirs(waveforms).last_hidden_state
     torch.testing.assert_close(frames[:, : expected.shape[1]], expected, atol=1e-4, rtol=0)
+
+
+START = {"updates": 4, "schedule": {"kind": "polynomial", "learning_rate": 1e-2}, "batch_seconds": 3}
+
+
+def test_an_extractor_can_start_with_log_mel_energies(folder):
+    run(recipe_of(folder, log_mel=START, updates=2), folder / "out")
+    updates = [line for line in lines_of(folder / "out") if "loss" in line]
+    assert [line["stage"] for line in updates] == ["log-mel"] * 4 + ["pretraining"] * 2
+    assert updates[3]["loss"] < updates[0]["loss"]
+    assert read_heads(folder / "out" / "model").settings["mlp_size"] == 16
+
+
+def test_the_start_moves_the_extractor_alone(folder):
+    stages, settings = prepare(recipe_of(folder, log_mel=START), folder / "out")
+    before = {name: value.clone() for name, value in stages[0].objective.model.state_dict().items()}
+    after = train(stages[:1], settings).model
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(name.startswith("features.") for name in moved)
+
+
+def test_a_run_stopped_in_its_start_ends_with_the_same_encoder_and_heads(folder):
+    recipe = recipe_of(folder, log_mel=START)
+    run(recipe, folder / "whole")
+    run(recipe, folder / "stopped", stop_after=2)
+    run(recipe, folder / "stopped", resume=True)
+    assert equal(states_of(folder / "whole"), states_of(folder / "stopped"))
+
+
+def test_a_log_mel_start_is_for_new_models(folder):
+    with pytest.raises(RecipeError, match="log_mel is a start for new models"):
+        recipe_of(folder, log_mel=START, model=None, init="somewhere")
 
 
 @pytest.mark.parametrize("stopped_after", [2, 5])

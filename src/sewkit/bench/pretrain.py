@@ -215,7 +215,7 @@ def break_down(
                 "log_every": 10,
             }
         )
-        stage, settings = prepare(recipe, Path(folder) / "run")
+        (stage,), settings = prepare(recipe, Path(folder) / "run")
         assert isinstance(stage.objective, Contrastive)
         with watched(stage.objective, Clock(settings.device)) as clock:
             train([stage], settings)

@@ -16,6 +16,7 @@ from sewkit.data.manifest import Manifest
 from sewkit.lengths import num_frames
 from sewkit.model import SpeechModel, build_model
 from sewkit.objectives.contrastive import Contrastive, ContrastiveSettings
+from sewkit.objectives.logmel import LogMel
 from sewkit.objectives.loss import Objective
 from sewkit.objectives.masking import draw_masks, equal_masks
 from sewkit.objectives.random import RowRandom
@@ -24,7 +25,7 @@ from sewkit.train.finetune import loop_settings, start_process
 from sewkit.train.loop import Settings, Stage, autocast, precision_on, train
 from sewkit.train.plan import Plan, make_plan
 from sewkit.train.points import DrawnPoints, config_for, model_for, points_to_measure
-from sewkit.train.recipe import DevSet, PretrainRecipe
+from sewkit.train.recipe import DevSet, LogMelStart, PretrainRecipe
 from sewkit.train.rows import read_dev_path, read_rows
 from sewkit.train.state import TrainState
 from sewkit.train.summary import hours_of, summarize
@@ -32,25 +33,27 @@ from sewkit.train.summary import hours_of, summarize
 
 def run(recipe: PretrainRecipe, output: Path, resume: bool = False, stop_after: int | None = None) -> TrainState:
     """Pre-train, write log and states into `output`, and the encoder with its heads into `output/model`."""
-    stage, settings = prepare(recipe, output, stop_after)
-    state = train([stage], settings, resume)
-    if state.stage == 1 and distributed.is_first():
-        save_final(stage.objective, state, output / "model")
-        summarize(recipe, stage.objective.model, output)
+    stages, settings = prepare(recipe, output, stop_after)
+    state = train(stages, settings, resume)
+    if state.stage == len(stages) and distributed.is_first():
+        objective = stages[-1].objective
+        save_final(objective, state, output / "model")
+        summarize(recipe, objective.model, output)
     return state
 
 
 def plan(recipe: PretrainRecipe, output: Path) -> Plan:
     """What the run will be; trains nothing, writes nothing."""
-    stage, settings = prepare(recipe, output)
-    return make_plan([stage], settings, hours_of(recipe))
+    stages, settings = prepare(recipe, output)
+    return make_plan(stages, settings, hours_of(recipe))
 
 
-def prepare(recipe: PretrainRecipe, output: Path, stop_after: int | None = None) -> tuple[Stage, Settings]:
+def prepare(recipe: PretrainRecipe, output: Path, stop_after: int | None = None) -> tuple[list[Stage], Settings]:
     """All that `train` needs."""
     device = start_process(recipe)
     objective = start_objective(recipe)
-    return build_stage(recipe, objective, device), loop_settings(recipe, output, device, stop_after)
+    start = [] if recipe.log_mel is None else [log_mel_stage(recipe, recipe.log_mel, objective.model)]
+    return [*start, build_stage(recipe, objective, device)], loop_settings(recipe, output, device, stop_after)
 
 
 def start_objective(recipe: PretrainRecipe) -> Contrastive:
@@ -99,12 +102,26 @@ def save_final(objective: Objective, state: TrainState, folder: Path) -> None:
     save_heads(folder, heads)
 
 
-def build_stage(recipe: PretrainRecipe, objective: Contrastive, device: torch.device) -> Stage:
-    """The one stage of pre-training."""
+def log_mel_stage(recipe: PretrainRecipe, start: LogMelStart, model: SpeechModel) -> Stage:
+    """The start of an extractor; nothing else moves."""
+    objective = LogMel(model)
+    moving = [*model.features.parameters(), *objective.head.parameters()]
+    return Stage(
+        name="log-mel",
+        num_updates=start.updates,
+        schedule=start.schedule,
+        batches=crop_batches(recipe, start.batch_seconds),
+        objective=objective,
+        trainable=lambda update: moving,
+    )
+
+
+def crop_batches(recipe: PretrainRecipe, batch_seconds: float) -> CropBatches:
+    """Of the recipe's audio, this process's share."""
     rank, world = distributed.rank_and_world()
-    crops = CropBatches(
+    return CropBatches(
         read_rows(recipe),
-        recipe.batch_seconds,
+        batch_seconds,
         recipe.seed,
         device_seconds=recipe.device_seconds,
         rank=rank,
@@ -112,6 +129,11 @@ def build_stage(recipe: PretrainRecipe, objective: Contrastive, device: torch.de
         min_seconds=recipe.crop.min_seconds,
         max_seconds=recipe.crop.max_seconds,
     )
+
+
+def build_stage(recipe: PretrainRecipe, objective: Contrastive, device: torch.device) -> Stage:
+    """The stage of the papers."""
+    crops = crop_batches(recipe, recipe.batch_seconds)
     validations = {dev.name: Validation(recipe, dev, objective, device) for dev in recipe.dev}
     points = points_to_measure(recipe, objective.model.config)
 

@@ -195,9 +195,19 @@ class Crop(_Part):
     """Shorter utterances are left out."""
 
 
+class LogMelStart(_Part):
+    """Updates in which a new extractor learns to predict log-mel energies, see `objectives/logmel.py`."""
+
+    updates: int = Field(gt=0)
+    schedule: Schedule
+    batch_seconds: float = Field(gt=0)
+
+
 class PretrainRecipe(RunRecipe):
     """Everything a pre-training run depends on."""
 
+    log_mel: LogMelStart | None = None
+    """Before the contrastive updates, where these are few. The papers have none."""
     updates: int = Field(gt=0)
     schedule: Schedule
     batch_seconds: float = Field(5600.0, gt=0)
@@ -209,6 +219,12 @@ class PretrainRecipe(RunRecipe):
     """Start with new heads though `init` may have some."""
     masking: Masking | None = None
     """In place of the model's own."""
+
+    @model_validator(mode="after")
+    def _new_extractor(self) -> "PretrainRecipe":
+        if self.log_mel is not None and self.init is not None:
+            raise ValueError("log_mel is a start for new models: leave it out with init")
+        return self
 
 
 RecipeKind = TypeVar("RecipeKind", bound=RunRecipe)
