@@ -1,7 +1,7 @@
 """How well a linear classifier tells words apart by an encoder's states, layer by layer: what has been learned.
 
-A clip's states are averaged over each quarter of its time; ridge regression to the words of the training split, accuracy on
-the test split. `random` is the first model's shape with random weights. A minute a model on one core.
+A clip's states are averaged over each quarter of its time; ridge regression to the words of the training split, rates
+on the test split. `random` is the first model's shape with random weights. A minute a model on one core.
 
     python recipes/small/probe.py data/speech/speech-commands-excerpt/manifest.jsonl random \
         runs/small/heads/encoder-sew-mlp-seed1/model
