@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import sewkit
 from sewkit.checkpoint import CheckpointError, convert, load_model, save_model
 from sewkit.checkpoint.huggingface import unknown_to_transformers
+from sewkit.chunks import ChunkPlan
 from sewkit.cli.main import app
 from sewkit.compute import Compute, operating_points
 from sewkit.config import Stochastic
@@ -170,7 +171,7 @@ def test_long_recordings_at_any_point_have_the_frames_of_the_whole(tmp_path: Pat
     save_model(tmp_path / "m", toy_model("stochastic-sew"), ENGLISH)
     asr = sewkit.load(tmp_path / "m")
     point = Compute(4, 2, 2)
-    plan = sewkit.recognizer.chunks.ChunkPlan.for_model(asr.config)
+    plan = ChunkPlan.for_model(asr.config)
     starts = [0, plan.chunk - 2 * plan.margin]
     assert all(start % (320 * point.squeeze * 2) == 0 for start in (*starts, plan.margin))
 
