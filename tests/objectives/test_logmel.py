@@ -8,6 +8,7 @@ from sewkit.config import ModelConfig, compact_conv_layers
 from sewkit.data.batch import make_batch
 from sewkit.model import build_model
 from sewkit.objectives.logmel import NUM_BANDS, LogMel, log_mel, mel_filters
+from sewkit.testing import TOYS, toy_model
 from sewkit.text import Alphabet
 
 
@@ -35,6 +36,15 @@ def test_frames_are_those_of_the_extractor(num_samples):
     )
     features, frame_lengths = build_model(config).features(torch.randn(1, num_samples), torch.tensor([num_samples]))
     assert log_mel(torch.randn(1, num_samples)).shape[1] == features.shape[1] == int(frame_lengths)
+
+
+def test_a_batch_of_no_rows_counts_nothing_and_has_a_way_back():
+    """The share that a process may have of a small update."""
+    objective = LogMel(toy_model(TOYS["sew"])).train()
+    loss = objective(make_batch([], [], None))
+    loss.total.backward()
+    assert (float(loss.total.detach()), loss.count) == (0.0, 0)
+    assert not any(parameter.grad.any() for parameter in objective.head.parameters())
 
 
 def test_the_extractor_learns_more_than_the_mean_in_a_few_updates():

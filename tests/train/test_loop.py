@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from toy_stage import Batches, Squares, ToyModel, freeze_at_first, read_lines, toy_stage
+from toy_stage import MICRO_BATCHES, Batches, Squares, ToyModel, freeze_at_first, read_lines, toy_stage
 
 from sewkit.data.batch import make_batch
 from sewkit.objectives.loss import Loss, Objective
@@ -93,6 +93,22 @@ def test_updates_that_are_not_finite_are_left_out_and_alarm(tmp_path, spoiled):
     assert [line["skipped"] for line in lines] == [1, 1, 0, 0]
     assert all(math.isfinite(line["loss"]) for line in lines)
     assert ["left out" in line.get("alarms", [""])[0] for line in lines] == [True, False, False, False]  # told once
+
+
+class Counting(Squares):
+    """Its batch norm counts the rows, which are infinite in update 2."""
+
+    def forward(self, batch, update=0):
+        self.norm.train()
+        losses = self.head(self.norm(batch.waveforms * (math.inf if update == 2 else 1.0))).square()
+        return Loss(losses.sum(), len(batch), {})
+
+
+def test_batch_norm_forgets_an_update_that_is_left_out(tmp_path):
+    objective = Counting(ToyModel())
+    assert train([toy_stage(objective, 4)], Settings(output=tmp_path)).skipped == 1
+    assert weights(objective).isfinite().all()
+    assert int(objective.norm.num_batches_tracked) == 3 * MICRO_BATCHES
 
 
 class NanGradient(torch.autograd.Function):

@@ -55,8 +55,10 @@ class LogMel(Objective):
         self.head = nn.Linear(model.config.feature_size, NUM_BANDS)
 
     def forward(self, batch: Batch, update: int = 0) -> Loss:
-        """Mean over the batch's frames; counts 1."""
+        """Mean over the batch's frames; counts 1, of no rows 0."""
         x, frame_lengths = self.model.features(batch.waveforms, batch.sample_lengths)
+        if not len(batch):
+            return Loss(self.head(x).float().sum(), 0, {})  # 0, but with a way back, as `CTC` has it
         valid = valid_mask(frame_lengths, x.shape[1])
         target = log_mel(batch.waveforms)[:, : x.shape[1]][valid]
         target = (target - target.mean(dim=0)) / target.std(dim=0).clamp(min=1e-3)

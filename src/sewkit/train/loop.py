@@ -132,54 +132,105 @@ def train(stages: list[Stage], settings: Settings, resume: bool = False) -> Trai
 def run_stage(stage: Stage, run: _Run) -> bool:
     """One stage from the state's update on; False if `stop_after` ended it early."""
     settings, state, log = run.settings, run.state, run.log
-    objective = stage.objective.to(settings.device).train()
-    optimizer = build_optimizer(
-        stage.trainable(stage.num_updates - 1), settings.betas, settings.eps, settings.weight_decay, settings.decay_all
-    )
-    _restore(run, objective, optimizer)
-    module, moving = nn.Module(), list[nn.Parameter]()
-    meters, alarms, saved, skips = Meters(settings.device), Alarms(stage.num_entries), time.monotonic(), 0
-    last = (
-        stage.num_updates if settings.stop_after is None else min(stage.num_updates, state.update + settings.stop_after)
-    )
+    updates = _Updates(stage, run)
+    objective, meters, alarms = updates.objective, updates.meters, Alarms(stage.num_entries)
+    saved, last = time.monotonic(), stage.num_updates
+    if settings.stop_after is not None:
+        last = min(last, state.update + settings.stop_after)
     with closing(prefetch(stage.batches, state.update, last, settings.prefetch)) as drawn:
         for update, batches in meters.waiting(drawn):
-            optimizer.zero_grad(set_to_none=True)
-            if _let_move(objective, wanted := stage.trainable(update)) or not moving:
-                module, moving = distributed.wrap(objective), wanted
-            learning_rate = _set_learning_rate(optimizer, stage.schedule.at(update, stage.num_updates))
-            totals = _backward(module, objective, batches, (settings.seed, state.stage, update), settings, meters)
-            totals = sum_over_processes(torch.cat([totals, totals.new_tensor([float(bool(run.stop.signal))])]))
-            norm = scale_and_clip(moving, totals[1], settings.clip_norm)
-            loss, count, asked, grad_norm = torch.cat([totals, norm.view(1)]).tolist()  # waits for the device
-            loss /= max(count, 1.0)
-            if math.isfinite(loss) and math.isfinite(grad_norm):
-                optimizer.step()
-                _average(state, objective, settings.average_decay)
-                meters.add_update(loss, grad_norm)
-                skips = 0
-            else:
-                skips = _skip(state, skips, stage, update, meters)
-            state.update = update + 1
+            loss, is_asked_to_stop = updates.take(update, batches)
             log.advance(loss)
             if state.update % settings.log_every == 0:
-                values = {"learning_rate": learning_rate, **meters.take()}
+                values = {"learning_rate": stage.schedule.at(update, stage.num_updates), **meters.take()}
                 log.write(stage.name, state.update, values, alarms.check(values))
             if _is_due(state.update, settings.validate_every, stage):
                 with meters.apart():
                     values = validate(objective, state, stage.validate)
                 log.write(stage.name, state.update, values, alarms.check(values))
-            if asked or time.monotonic() - saved > settings.checkpoint_seconds:
+            if is_asked_to_stop or time.monotonic() - saved > settings.checkpoint_seconds:
                 with meters.apart():
-                    safe = _save(run, objective, optimizer)
+                    is_safe = _save(run, objective, updates.optimizer)
                 saved = time.monotonic()
-                if asked:
-                    raise Stopped(_goodbye(stage, state, safe))
+                if is_asked_to_stop:
+                    raise Stopped(_goodbye(stage, state, is_safe))
     if last < stage.num_updates:
-        _save(run, objective, optimizer)
+        _save(run, objective, updates.optimizer)
         return False
     _finish(run, objective)
     return settings.stop_after is None
+
+
+class _Updates:
+    """The updates of one stage: forward, backward, sum, clip, step, average."""
+
+    def __init__(self, stage: Stage, run: _Run) -> None:
+        settings = run.settings
+        self.stage = stage
+        self.run = run
+        self.objective = stage.objective.to(settings.device).train()
+        self.optimizer = build_optimizer(
+            stage.trainable(stage.num_updates - 1),
+            settings.betas,
+            settings.eps,
+            settings.weight_decay,
+            settings.decay_all,
+        )
+        _restore(run, self.objective, self.optimizer)
+        self.meters = Meters(settings.device)
+        self.module: nn.Module = self.objective
+        """The objective as it is called: wrapped for what moves."""
+        self.moving: list[nn.Parameter] = []
+        self.num_skipped_in_a_row = 0
+
+    def take(self, update: int, batches: list[Batch]) -> tuple[float, bool]:
+        """One update of all processes: its loss, and whether one of them was asked to stop."""
+        settings, state, objective = self.run.settings, self.run.state, self.objective
+        self.optimizer.zero_grad(set_to_none=True)
+        self._let_move(self.stage.trainable(update))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.stage.schedule.at(update, self.stage.num_updates)
+        buffers = [buffer.clone() for buffer in objective.buffers()]
+        totals = _backward(self.module, objective, batches, (settings.seed, state.stage, update), settings, self.meters)
+        totals = sum_over_processes(torch.cat([totals, totals.new_tensor([float(bool(self.run.stop.signal))])]))
+        norm = scale_and_clip(self.moving, totals[1], settings.clip_norm)
+        loss, count, num_asked, grad_norm = torch.cat([totals, norm.view(1)]).tolist()  # waits for the device
+        loss /= max(count, 1.0)
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            self.optimizer.step()
+            _average(state, objective, settings.average_decay)
+            self.meters.add_update(loss, grad_norm)
+            self.num_skipped_in_a_row = 0
+        else:
+            self._leave_out(update, buffers)
+        state.update = update + 1
+        return loss, num_asked > 0
+
+    def _let_move(self, moving: list[nn.Parameter]) -> None:
+        """Only `moving` needs gradients, which saves the rest's backward pass; where that is news, wrap again."""
+        wanted = {id(parameter) for parameter in moving}
+        changed = not self.moving
+        for parameter in self.objective.parameters():
+            changed |= parameter.requires_grad != (id(parameter) in wanted)
+            parameter.requires_grad_(id(parameter) in wanted)
+        if changed:
+            self.module, self.moving = distributed.wrap(self.objective), moving
+
+    def _leave_out(self, update: int, buffers: list[Tensor]) -> None:
+        """Count an update whose loss or gradient is not finite; batch norm forgets what it saw there.
+
+        buffers: the objective's before the update.
+        """
+        for buffer, before in zip(self.objective.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        self.run.state.skipped += 1
+        self.meters.skipped += 1
+        self.num_skipped_in_a_row += 1
+        if self.num_skipped_in_a_row >= MAX_CONSECUTIVE_SKIPS:
+            raise DivergedError(
+                f"stage {self.stage.name}, update {update}: the loss was not finite {self.num_skipped_in_a_row} times "
+                "in a row; lower the learning rate or raise the warm-up, and start again from an earlier state"
+            )
 
 
 def prefetch(
@@ -334,34 +385,6 @@ def _finish(run: _Run, objective: Objective) -> None:
 def _is_due(done: int, every: int, stage: Stage) -> bool:
     """Whether this process measures now: at regular updates and at the end of the stage."""
     return bool(stage.validate and distributed.is_first() and (done % every == 0 or done == stage.num_updates))
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    return learning_rate
-
-
-def _let_move(objective: Objective, moving: list[nn.Parameter]) -> bool:
-    """Only `moving` needs gradients, which saves the rest's backward pass. True if that is news."""
-    wanted = {id(parameter) for parameter in moving}
-    changed = False
-    for parameter in objective.parameters():
-        changed |= parameter.requires_grad != (id(parameter) in wanted)
-        parameter.requires_grad_(id(parameter) in wanted)
-    return changed
-
-
-def _skip(state: TrainState, skips: int, stage: Stage, update: int, meters: Meters) -> int:
-    """Count an update whose loss or gradient is not finite; the number in a row."""
-    state.skipped += 1
-    meters.skipped += 1
-    if skips + 1 >= MAX_CONSECUTIVE_SKIPS:
-        raise DivergedError(
-            f"stage {stage.name}, update {update}: the loss was not finite {skips + 1} times in a row; "
-            "lower the learning rate or raise the warm-up, and start again from an earlier state"
-        )
-    return skips + 1
 
 
 def _average(state: TrainState, objective: Objective, decay: float) -> None:
