@@ -165,6 +165,27 @@ def test_a_manifest_for_training_holds_the_rows_of_the_file(tmp_path):
     assert list(pickle.loads(pickle.dumps(manifest))) == rows
 
 
+def test_numbers_in_columns_are_those_of_the_rows(tmp_path):
+    """As texts too: classes are named by them."""
+    path = write(tmp_path, {**ROW, "speaker": 1089, "intent": 4}, {**ROW, "speaker": 1089, "intent": 0.5, "nest": {}})
+    manifest = Manifest.open(path)
+    assert list(map(str, manifest.column("speaker"))) == [row.speaker for row in manifest] == ["1089", "1089"]
+    assert list(map(str, manifest.column("intent"))) == ["4", "0.5"]
+
+
+def test_only_a_newline_ends_a_row(tmp_path):
+    path = write(tmp_path, json.dumps({**ROW, "text": "A\u2028B\u0085C"}, ensure_ascii=False), ROW)
+    assert [row.text for row in read_manifest(path)] == ["A\u2028B\u0085C", "ONE"]
+    assert list(Manifest.open(path)) == read_manifest(path)
+
+
+def test_a_manifest_that_is_not_utf8_is_one_line(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(json.dumps({**ROW, "text": "\u00e9"}, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(ManifestError, match="not UTF-8"):
+        read_manifest(path)
+
+
 def test_manifests_are_joined(tmp_path):
     (tmp_path / "b").mkdir()
     first, second = Manifest.open(write(tmp_path, ROW, ROW)), Manifest.open(write(tmp_path / "b", {**ROW, "text": "B"}))

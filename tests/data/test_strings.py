@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from sewkit.data.augment import Augmentation, Augmenter
-from sewkit.data.manifest import ManifestError
+from sewkit.data.manifest import ManifestError, joined_row
 from sewkit.data.strings import POOL, Clip, ClipSource, Source, StringBatches, Strings, load_source
 from sewkit.text import Alphabet
 
@@ -104,6 +104,15 @@ def test_a_source_reads_only_its_intents(tmp_path):
     assert [c.samples.size for c in loaded.clips] == [3200, 6400]
     with pytest.raises(ManifestError, match="intent"):
         load_source(Source(manifest="manifest.jsonl", weight=1.0, intents=("colour",)), tmp_path)
+
+
+def test_a_joined_row_is_one_clip_of_all_its_recordings(tmp_path):
+    write_set(tmp_path, [0.1, 0.2])
+    parts = [("0.wav", 0.0), ("1.wav", 0.5)]
+    row = joined_row(parts, text="ONE ONE", speaker="x", duration=0.8, split="train")
+    (tmp_path / "joined.jsonl").write_text(json.dumps(row))
+    (clip,) = load_source(Source(manifest="joined.jsonl"), tmp_path).clips
+    assert (clip.text, clip.samples.size) == ("ONE ONE", int(0.8 * 16_000))
 
 
 def test_lanes_are_shared_out_among_processes_and_every_string_has_a_seed_of_its_own():

@@ -171,6 +171,20 @@ def test_whole_utterances_of_other_sources_train_beside_strings(folder):
         prepare(load_recipe(FinetuneRecipe, write_recipe(folder, stages=[stage])), folder / "out")
 
 
+def test_strings_of_no_source_are_refused(folder):
+    path = write_recipe(folder, train=[{"manifest": "manifest.jsonl", "weight": 0}])
+    with pytest.raises(RecipeError, match="no source of train has a weight above 0"):
+        prepare(load_recipe(FinetuneRecipe, path), folder / "out")
+
+
+def test_a_dev_set_without_texts_is_refused_before_training(folder):
+    """Not measured as if nobody spoke there."""
+    row = {"audio": "0.wav", "text": "NO", "speaker": "x", "duration": 0.3, "split": "train"}
+    write_rows(folder, [row, {**row, "text": None, "split": "dev"}])
+    with pytest.raises(ManifestError, match="no text"):
+        prepare(load_recipe(FinetuneRecipe, write_recipe(folder)), folder / "out")
+
+
 CLASSES = {"name": "classes", "objective": "classify", "schedule": {"learning_rate": 3e-3}, "utterances": 60}
 
 
@@ -182,6 +196,17 @@ def test_a_model_learns_to_classify_by_a_column_and_is_saved_with_its_labels(fol
     assert (loaded.labels, loaded.label_column) == (("NO", "YES"), "text")
     lines = [json.loads(line) for line in (folder / "out" / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["accuracy_tones"] == 1.0  # two pitches
+
+
+def test_classes_may_be_numbers_but_not_empty(folder):
+    row = {"audio": "0.wav", "duration": 0.3, "split": "train"}
+    write_rows(folder, [{**row, "speaker": 1}, {**row, "speaker": 2}, {**row, "speaker": 2, "split": "dev"}])
+    path = write_recipe(folder, stages=[{**CLASSES, "utterances": 1}], label_column="speaker")
+    run(load_recipe(FinetuneRecipe, path), folder / "out")
+    assert load_model(folder / "out" / "model").labels == ("1", "2")
+    write_rows(folder, [{**row, "speaker": ""}, {**row, "speaker": 2, "split": "dev"}])
+    with pytest.raises(ManifestError, match="nothing in column 'speaker'"):
+        prepare(load_recipe(FinetuneRecipe, path), folder / "other")
 
 
 def test_a_classifier_starts_from_an_encoder_and_keeps_its_head_where_the_labels_are_the_same(folder):

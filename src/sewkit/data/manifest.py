@@ -156,9 +156,11 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file:line, object) of every line that is not blank."""
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ManifestError(f"{path}: cannot be read ({reason})") from error
+    # Not splitlines(): JSON may hold what that takes for an end of line, such as U+2028.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"{path}:{number}", _parse_object(line, f"{path}:{number}")
 
@@ -383,7 +385,9 @@ _UNKNOWN, _BLANK = object(), object()
 def _json_value(text: bytes) -> Any:
     """A number or string; _UNKNOWN if it only looked like one."""
     try:
-        return float(text) if text[:1] != b'"' else json.loads(text)
+        if text[:1] == b'"':
+            return json.loads(text)
+        return int(text) if text.lstrip(b"-").isdigit() else float(text)
     except (ValueError, UnicodeDecodeError):
         return _UNKNOWN
 

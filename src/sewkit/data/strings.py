@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from sewkit.audio import SAMPLE_RATE
 from sewkit.data.augment import Augmenter, sound_span
 from sewkit.data.batch import Batch, make_batch, row_seeds
-from sewkit.data.manifest import ManifestError, load_part, read_manifest
+from sewkit.data.manifest import ManifestError, load_utterance, read_manifest
 from sewkit.text import Alphabet
 
 PAD_TO_SAMPLES = SAMPLE_RATE // 10
@@ -107,7 +107,7 @@ def load_source(source: Source, data_root: Path) -> ClipSource:
         rows = [row for row in rows if row.extra.get("intent") in source.intents]
     if not rows:
         raise ManifestError(f"{data_root / source.manifest}: no {source.split} row with intent {source.intents}")
-    clips = [Clip(to_int16(load_part(part)), row.text, row.speaker) for row in rows for part in row.parts[:1]]
+    clips = [Clip(to_int16(load_utterance(row)), row.text, row.speaker) for row in rows]
     return ClipSource(clips, source.weight)
 
 

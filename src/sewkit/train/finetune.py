@@ -157,6 +157,8 @@ def build_stages(recipe: FinetuneRecipe, task: LoadedModel, device: torch.device
     sources: list[ClipSource] = []
     if any(stage.strings for stage in recipe.stages):
         sources = [load_source(source, recipe.data_root) for source in recipe.train if source.weight]
+        if not sources:
+            raise RecipeError("strings: no source of train has a weight above 0, whose words they would be of")
     validate = Validation(recipe, task, device) if recipe.dev else None
     stages = []
     for number, stage in enumerate(recipe.stages):
@@ -288,6 +290,6 @@ def read_labels(recipe: FinetuneRecipe) -> list[str]:
     rows = read_rows(recipe)
     values = rows.column(recipe.label_column)
     for number, value in enumerate(values):
-        if value is None:
+        if value in (None, ""):
             raise ManifestError(f"{rows[number].name}: nothing in column {recipe.label_column!r}")
     return [str(value) for value in values]

@@ -35,7 +35,7 @@ class Validation:
         self.sets: dict[str, list[Utterance]] = {}
         for dev in recipe.dev:
             path, root = read_dev_path(recipe, dev)
-            rows = read_manifest(path, split=dev.split, root=root, labelled=False)
+            rows = read_manifest(path, split=dev.split, root=root, labelled=task.labels is None)
             self.sets[dev.name] = sorted(rows, key=lambda row: -row.duration)
 
     def __call__(self) -> dict[str, float]:
