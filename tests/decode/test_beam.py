@@ -250,6 +250,19 @@ def test_the_language_model_decides_between_words_that_sound_alike() -> None:
     assert BeamSearch(letters, lm=model, weights=weights).decode(logits)[0].text == "BEST BEAST"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_remembered_of_words_is_bounded_and_forgetting_it_changes_nothing(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = random_logits(seed, 60)
+    expected = BeamSearch(ALPHABET, lm=LM, weights=WEIGHTS).decode(logits, n=5)
+    monkeypatch.setattr("sewkit.decode.fusion.MOST_REMEMBERED", 4)
+    search = BeamSearch(ALPHABET, lm=LM, weights=WEIGHTS)
+    found = search.decode(logits, n=5)
+    assert [(one.text, one.score) for one in found] == [(one.text, one.score) for one in expected]
+    assert max(len(search.scorer._scores), len(search.scorer._begun)) <= 4
+
+
 class SecretiveModel(NGramModel):
     """A model that can't list its words, as KenLM's binaries can't."""
 

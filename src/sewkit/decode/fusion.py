@@ -26,6 +26,8 @@ LN10 = math.log(10)
 USUAL_LENGTH = 6
 """Letters of a word. An unknown word of more costs more in proportion: else it would pay to glue words together."""
 LARGEST_EXPONENT = 600.0
+MOST_REMEMBERED = 2**18
+"""Scores of words in their contexts, and words begun, that are kept for when they come again: some 100 MB at most."""
 FITTING_SHARE = 0.5
 """Least share of a model's words that the alphabet must be able to spell; less is another alphabet or language."""
 
@@ -153,6 +155,8 @@ class WordScorer:
     def _spelling(self, node: int, watch: int, length: int) -> Spelling:
         key = node, watch, length
         if (found := self._begun.get(key)) is None:
+            if len(self._begun) >= MOST_REMEMBERED:
+                self._begun.clear()
             found = self._begun[key] = Spelling(self, node, watch, length)
         return found
 
@@ -203,6 +207,8 @@ class WordScorer:
         key = state, self.lm.unknown if word is None else word
         found = self._scores.get(key)
         if found is None:
+            if len(self._scores) >= MOST_REMEMBERED:
+                self._scores.clear()
             log10_prob, after = self.lm.score(*key)
             found = self._scores[key] = self._scale * log10_prob + self._bonus, after
         return found[0] + penalty, found[1]
