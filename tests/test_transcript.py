@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from sewkit import transcript as module
 from sewkit.compute import Compute
+from sewkit.errors import UserError
 from sewkit.transcript import (
     WRITERS,
     AlignedWord,
@@ -192,13 +194,13 @@ def test_unknown_format_is_named_and_nothing_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+def test_a_failed_write_is_one_line_and_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
     (tmp_path / "call.txt").write_text("old")
-    monkeypatch.setattr(module.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match=r"call\.txt: cannot be written: disk full"):
         write_transcript(SHORT, tmp_path, ["txt"], stem="call")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 

@@ -27,3 +27,10 @@ def replacing(path: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A text file in UTF-8, see `replacing`."""
+    with replacing(path) as draft:
+        # A file name that is not UTF-8 reaches the text as surrogates, which cannot be encoded.
+        draft.write_text(text, encoding="utf-8", errors="replace", newline="\n")

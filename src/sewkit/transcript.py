@@ -12,13 +12,13 @@ import html
 import json
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sewkit.files import write_whole
 from sewkit.subtitles import USUAL, Cue, SubtitleStyle, lay_out
 
 if TYPE_CHECKING:
@@ -306,27 +306,15 @@ def write_transcript(
 
     Raises:
         ValueError: a format is not in `WRITERS`; nothing is written.
+        UserError: a file cannot be written.
     """
     formats = list(formats)
     if unknown := sorted(set(formats) - set(WRITERS)):
         raise ValueError(f"unknown format: {', '.join(unknown)}; known are {', '.join(WRITERS)}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{stem}.{_SUFFIXES.get(format, format)}" for format in formats]
+    paths = [Path(folder) / f"{stem}.{_SUFFIXES.get(format, format)}" for format in formats]
     for path, format in zip(paths, formats, strict=True):
         write = WRITERS[format]
         if subtitles is not None and format in SUBTITLES:
             write = partial(SUBTITLES[format], style=subtitles)
-        _write_atomically(path, write(transcript))
+        write_whole(path, write(transcript))
     return paths
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    # In the same folder, because a rename across file systems is a copy.
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        # A file name that is not UTF-8 reaches the text as surrogates, which cannot be encoded.
-        unfinished.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

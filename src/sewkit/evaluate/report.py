@@ -18,7 +18,7 @@ from sewkit.evaluate.html import to_html
 from sewkit.evaluate.normalize import find_normalizer
 from sewkit.evaluate.scores import Group
 from sewkit.evaluate.wer import ErrorRate
-from sewkit.files import replacing
+from sewkit.files import write_whole
 
 WORST = 30
 SAMPLE = 20
@@ -95,14 +95,8 @@ def write_report(folder: Path, document: Document, facts: dict[str, Any]) -> lis
         "report.html": to_html(document),
     }
     for name, text in texts.items():
-        _write_whole(folder / name, text)
+        write_whole(folder / name, text)
     return [folder / name for name in texts]
-
-
-def _write_whole(path: Path, text: str) -> None:
-    with replacing(path) as draft:
-        # A file name that is not UTF-8 reaches the text as surrogates, which cannot be encoded.
-        draft.write_text(text, encoding="utf-8", errors="replace", newline="\n")
 
 
 def interval_text(rate: ErrorRate) -> str:

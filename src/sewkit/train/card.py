@@ -12,7 +12,7 @@ import torch
 from sewkit.audio import SAMPLE_RATE
 from sewkit.compute import describe_points, macs
 from sewkit.config import ModelConfig
-from sewkit.files import replacing
+from sewkit.files import write_whole
 from sewkit.train.metrics import LOG_NAME, read_log
 from sewkit.version import __version__
 
@@ -70,8 +70,7 @@ class Card:
 
 def write_card(folder: Path, card: Card) -> None:
     """Write README.md into a model's folder."""
-    with replacing(folder / CARD_NAME) as draft:
-        draft.write_text(card.to_markdown(), encoding="utf-8")
+    write_whole(folder / CARD_NAME, card.to_markdown())
 
 
 def last_results(run: Path) -> tuple[Result, ...]:

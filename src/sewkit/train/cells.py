@@ -21,7 +21,7 @@ from sewkit.data.manifest import Utterance, load_utterance, read_manifest
 from sewkit.errors import UserError
 from sewkit.evaluate.manifest import evaluate_classes
 from sewkit.evaluate.wer import cer_with_interval, wer_with_interval
-from sewkit.files import replacing
+from sewkit.files import write_whole
 from sewkit.recognizer import Recognizer, load
 from sewkit.train import distributed, finetune, pretrain
 from sewkit.train.card import last_results
@@ -72,8 +72,7 @@ def run_cell(matrix: Matrix, cell: Cell, hardware: dict[str, Any]) -> dict[str, 
     result: dict[str, Any] = {}
     if distributed.is_first():
         result = {**describe(matrix, cell, recipe, output), "hardware": hardware}
-        with replacing(matrix.results / f"{cell.name}.json") as draft:
-            draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_whole(matrix.results / f"{cell.name}.json", json.dumps(result, indent=1) + "\n")
     if num_processes() > 1:
         torch.distributed.barrier()
     return result
@@ -85,8 +84,7 @@ def keep_recipe(recipe: RunRecipe, output: Path) -> None:
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise UserError(f"{path}: the run was started with this recipe, which the matrix has changed; delete {output}")
     if distributed.is_first():
-        with replacing(path) as draft:
-            draft.write_text(text, encoding="utf-8")
+        write_whole(path, text)
 
 
 def describe(matrix: Matrix, cell: Cell, recipe: RunRecipe, output: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from sewkit.audio import SAMPLE_RATE
 from sewkit.collective import sum_over_processes
 from sewkit.data.batch import Batch
-from sewkit.files import replacing
+from sewkit.files import write_whole
 from sewkit.objectives.loss import Loss
 from sewkit.train import distributed
 from sewkit.train.progress import Progress
@@ -175,8 +175,7 @@ def cut_log(path: Path, step: int) -> None:
     kept = "".join(_as_text(line) for line in read_log(path) if line["step"] <= step)
     if not path.exists() or path.read_text(encoding="utf-8", errors="replace") == kept:
         return
-    with replacing(path) as draft:
-        draft.write_text(kept, encoding="utf-8")
+    write_whole(path, kept)
 
 
 def _as_text(line: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from sewkit.decode.fusion import FusionWeights
 from sewkit.decode.lm.arpa import LanguageModelError
 from sewkit.decode.lm.loading import load_lm
 from sewkit.errors import UserError
-from sewkit.files import replacing
+from sewkit.files import write_whole
 from sewkit.text import Alphabet
 
 FOLDER = "language_model"
@@ -104,5 +104,4 @@ def _labels(alphabet: Alphabet) -> list[str]:
 
 
 def _write_json(path: Path, value: object) -> None:
-    with replacing(path) as draft:
-        draft.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(value, ensure_ascii=False) + "\n")
