@@ -15,13 +15,15 @@ from typer.testing import CliRunner
 import sewkit
 from sewkit.bulk import job as jobs
 from sewkit.bulk.budget import Budget
+from sewkit.bulk.estimate import estimate
 from sewkit.bulk.job import Options
 from sewkit.bulk.listing import Clip, Entry
 from sewkit.bulk.local import InlineEngine
-from sewkit.bulk.stages import ModelSpec, Transcriber
+from sewkit.bulk.stages import TRANSCRIBE, Decoded, LotResult, ModelSpec, Transcriber
 from sewkit.bulk.tally import Measure, Tally
 from sewkit.cli.bulk import clock, progress_line
 from sewkit.cli.main import app
+from sewkit.compute import Compute
 
 Run = Callable[..., dict[str, Any]]
 
@@ -60,6 +62,27 @@ def test_a_dry_run_writes_nothing_and_says_time_and_cost(bulk: Callable[..., Any
     assert point["cost"] == pytest.approx(2 * point["hours"])
     assert point["hours"] == pytest.approx(said["audio_hours"] / point["audio_hours_per_hour"])
     assert "h of audio per hour" in bulk("--dry-run").stdout
+
+
+def test_a_dry_run_counts_the_model_once(
+    archive: Path, tmp_path: Path, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def a_second_for_each_ten(self: Transcriber, decoded: Decoded, point: Compute) -> LotResult:
+        decoded.watch.wall[TRANSCRIBE] += len(decoded.sounds)
+        rows = [{"audio_seconds": 10.0, "error_kind": None} for _ in decoded.sounds]
+        return LotResult(decoded.lot, rows, str(point), decoded.watch, 10.0 * len(rows))
+
+    monkeypatch.setattr(Transcriber, "transcribe", a_second_for_each_ten)
+    options = Options(str(archive), str(tmp_path / "out"), ModelSpec(str(toy_folder), device="cpu"))
+    (point,) = estimate(options, num_workers=1, num_machines=1).points
+    assert point["audio_hours_per_hour"] == pytest.approx(10, rel=0.1), "reading takes some time, too"
+
+
+def test_a_dry_run_without_a_good_recording_says_so(bulk: Callable[..., Any], archive: Path) -> None:
+    for path in archive.rglob("*.wav"):
+        path.write_bytes(b"no sound")
+    with pytest.raises(sewkit.UserError, match="no recording of 12 can be transcribed, the first because"):
+        raise bulk("--dry-run").exception
 
 
 @pytest.mark.parametrize("wrong", [["-f", "xml"], ["--finish-by", "soon"], ["--refine"]])

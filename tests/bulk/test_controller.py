@@ -85,7 +85,7 @@ def test_times_are_understood_as_people_write_them() -> None:
     assert parse_time("06:00", now) == datetime(2030, 2, 1, 6, 0).timestamp()
     assert parse_time("+90m", now) == datetime(2030, 1, 31, 21, 30).timestamp()
     assert parse_time("2030-02-01T06:00", now) == datetime(2030, 2, 1, 6, 0).timestamp()
-    for wrong in ("soon", "25:00", "2029-01-01"):
+    for wrong in ("soon", "25:00", "2029-01-01", "+99999999999d", "0001-01-01"):
         with pytest.raises(UserError, match="--finish-by"):
             parse_time(wrong, now)
 

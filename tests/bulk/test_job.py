@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,23 @@ def test_workers_write_the_same_and_one_that_dies_of_a_recording_spares_the_othe
     assert rows.pop("0/003.wav")["error_kind"] == "crashed"
     for name, row in rows.items():
         assert (row["text"], times_of(row)) == (expected[name]["text"], times_of(expected[name]))
+
+
+def test_lots_and_results_that_are_larger_than_a_pipe_do_not_wait_for_each_other(
+    stochastic_folder: Path,
+) -> None:
+    spec = ModelSpec(str(stochastic_folder), device="cpu")
+    point = spec.load().resolve(None)
+    clip = Clip("/gone.wav")
+    lots = [
+        Lot("shard", i, tuple(Entry(f"{i}-{k}-".ljust(6000, "x"), (clip,), None) for k in range(64))) for i in range(4)
+    ]
+    engine, results = LocalEngine(spec, 1), []
+    working = threading.Thread(target=lambda: results.extend(engine.run(lots, lambda: point)), daemon=True)
+    working.start()
+    working.join(60)
+    engine.close()
+    assert [result.lot.index for result in results] == [0, 1, 2, 3]
 
 
 def die_of_the_second(entry: Entry) -> Any:

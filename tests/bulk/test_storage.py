@@ -175,6 +175,22 @@ def test_fewer_bytes_than_the_listing_says_are_a_break_not_a_short_recording() -
         pass
 
 
+def test_a_large_file_that_is_cut_short_is_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CutOnce:
+        calls = 0
+
+        def get_file(self, path: str, target: str) -> None:
+            self.calls += 1
+            Path(target).write_bytes(bytes(9 if self.calls > 1 else 5))
+
+    store = CutOnce()
+    monkeypatch.setattr(storage, "SPOOL_BYTES", 4)
+    monkeypatch.setattr(storage, "file_system", lambda location: (store, location))
+    with opened("s3://calls/a.wav", size=9) as file:
+        assert not isinstance(file, str)
+        assert len(file.read()) == 9
+
+
 def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written to"):
         Folder("http://127.0.0.1:1/out")

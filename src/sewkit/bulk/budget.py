@@ -38,26 +38,28 @@ def parse_time(text: str, now: datetime | None = None) -> float:
     Times without a zone are local. Raises UserError for anything else, and for moments that are past.
     """
     now = now or datetime.now()
+    try:
+        moment = _moment(text, now).timestamp()
+    except (ValueError, OverflowError) as error:
+        expected = "expected a time such as 18:30, 2030-01-31T06:00 or +90m"
+        raise UserError(f"--finish-by {text}: {expected}") from error
+    if moment <= now.timestamp():
+        raise UserError(f"--finish-by {text}: is past; expected a time to come")
+    return moment
+
+
+def _moment(text: str, now: datetime) -> datetime:
+    """Raises ValueError or OverflowError for what is no moment."""
     if match := re.fullmatch(r"\+(\d+(?:\.\d+)?)([smhd])", text):
         unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match[2]]
-        moment = now + timedelta(**{unit: float(match[1])})
-    elif match := re.fullmatch(r"(\d{1,2}):(\d{2})(?::(\d{2}))?", text):
-        moment = _next(now, *(int(part or 0) for part in match.groups()))
-    else:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise UserError(f"--finish-by {text}: expected a time such as 18:30, 2030-01-31T06:00 or +90m") from None
-    if moment.timestamp() <= now.timestamp():
-        raise UserError(f"--finish-by {text}: is past; expected a time to come")
-    return moment.timestamp()
+        return now + timedelta(**{unit: float(match[1])})
+    if match := re.fullmatch(r"(\d{1,2}):(\d{2})(?::(\d{2}))?", text):
+        return _next(now, *(int(part or 0) for part in match.groups()))
+    return datetime.fromisoformat(text)
 
 
 def _next(now: datetime, hour: int, minute: int, second: int) -> datetime:
-    try:
-        today = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
-    except ValueError:
-        raise UserError(f"--finish-by {hour}:{minute:02d}: no such time of day") from None
+    today = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
     return today if today > now else today + timedelta(days=1)
 
 

@@ -11,8 +11,10 @@ from typing import Any
 from sewkit.bulk.controller import candidates
 from sewkit.bulk.job import Options, first_pass_points
 from sewkit.bulk.listing import Entry, Lot, find_recordings
-from sewkit.bulk.stages import TRANSCRIBE, Decoded, Reader, Stopwatch, Transcriber
+from sewkit.bulk.stages import TRANSCRIBE, Decoded, LotResult, Reader, Stopwatch, Transcriber
 from sewkit.bulk.tally import Measure
+from sewkit.compute import Compute
+from sewkit.errors import UserError
 
 SAMPLE = 64
 """Recordings, evenly spread over the input."""
@@ -37,7 +39,8 @@ class Estimate:
 def estimate(options: Options, num_workers: int, num_machines: int) -> Estimate:
     """Read, decode and transcribe a sample at each operating point that the job may choose, in this process.
 
-    All models are taken to run as fast side by side as one does alone. Raises UserError as a job would.
+    All models are taken to run as fast side by side as one does alone. Raises UserError as a job would, and where no
+    recording of the sample can be heard.
     """
     options.check()
     entries = find_recordings(options.input).entries
@@ -46,17 +49,23 @@ def estimate(options: Options, num_workers: int, num_machines: int) -> Estimate:
     sample = entries[:: max(1, math.ceil(len(entries) / SAMPLE))]
     decoded = Reader().read(Lot("sample", 0, tuple(sample)))
     points = first_pass_points(options, asr) if options.compute or not options.budget.is_set else candidates(asr)
-    transcriber.transcribe(decoded, points[0].compute)  # the first call of a model is slow
-    rows = []
-    for one in points:
-        result = transcriber.transcribe(Decoded(decoded.lot, decoded.sounds, Stopwatch()), one.compute)
-        rows.append((one, result))
-    seconds = [row["audio_seconds"] for row in rows[0][1].rows]
+
+    def transcribed(point: Compute) -> LotResult:
+        return transcriber.transcribe(Decoded(decoded.lot, decoded.sounds, Stopwatch()), point)
+
+    first = transcribed(points[0].compute).rows  # the first call of a model is slow, and not counted
+    seconds = [row["audio_seconds"] for row in first]
+    heard = sum(filter(None, seconds))
+    if not heard:
+        raise UserError(
+            f"{options.input}: no recording of {len(sample)} can be transcribed, the first because of this: "
+            f"{first[0]['error']}"
+        )
     audio, error = _total_seconds(entries, sample, seconds)
-    heard = sum(filter(None, seconds)) or float("nan")
     reading = sum(decoded.watch.wall.values()) / heard
     table = []
-    for one, result in rows:
+    for one in points:
+        result = transcribed(one.compute)
         cost = (reading + result.watch.wall[TRANSCRIBE] / heard) / num_workers
         hours = audio * cost / 3600
         price = None if options.price_per_hour is None else hours * num_machines * options.price_per_hour
@@ -70,7 +79,7 @@ def estimate(options: Options, num_workers: int, num_machines: int) -> Estimate:
                 "in_time": _is_in_time(options, hours, num_machines),
             }
         )
-    bad = sum(row["error_kind"] is not None for row in rows[0][1].rows)
+    bad = sum(row["error_kind"] is not None for row in first)
     return Estimate(len(entries), len(sample), bad, audio / 3600, error / 3600, num_workers, num_machines, table)
 
 

@@ -187,7 +187,8 @@ def _work(connection: Connection, spec: ModelSpec, device: str | None) -> None:
             connection.send(str(error))
             return
         connection.send(None)
-        tasks = _tasks(connection)
+        # By a thread, so that it never waits to send a result to a parent that waits to send it a lot.
+        tasks = pulled(_tasks(connection), LOTS_A_WORKER)
         first = next(tasks)
         transcriber.reads_beside = transcriber.is_on_gpu or not first.lot.is_local
         decoded = _read(chain([first], tasks), Reader())

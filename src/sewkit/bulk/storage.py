@@ -102,12 +102,16 @@ def opened(location: str, size: int | None = None) -> Iterator[str | IO[bytes]]:
     fs, path = file_system(location)
     if size is not None and size > SPOOL_BYTES:
         with tempfile.NamedTemporaryFile(prefix="sewkit-") as file:
-            patiently(lambda: fs.get_file(path, file.name), location)
-            _check_size(Path(file.name).stat().st_size, size)
+            patiently(lambda: _fetch(fs, path, Path(file.name), size), location)
             yield file
         return
     data = patiently(lambda: _whole(fs.cat_file(path), size), location)
     yield io.BytesIO(data)
+
+
+def _fetch(fs: Any, path: str, target: Path, size: int) -> None:
+    fs.get_file(path, str(target))
+    _check_size(target.stat().st_size, size)
 
 
 def _whole(data: bytes, size: int | None) -> bytes:
