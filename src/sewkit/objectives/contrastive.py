@@ -194,16 +194,21 @@ class Contrastive(Objective):
 
 
 def load_contrastive(source: str | os.PathLike[str], **changes: Any) -> Contrastive:
-    """A pre-trained model with its quantiser, heads and settings, to go on from; `changes` are fields of the settings.
+    """A pre-trained model with its quantiser, heads and settings, in evaluation mode; see `with_heads`."""
+    return with_heads(load_model(source).model, source, **changes).eval()
+
+
+def with_heads(model: SpeechModel, source: str | os.PathLike[str], **changes: Any) -> Contrastive:
+    """A model with the quantiser, heads and settings of a pre-trained one; `changes` are fields of the settings.
 
     source: see `sewkit.checkpoint.pretraining.read_heads`. Raises CheckpointError.
     """
     heads = read_heads(source)
     with blaming(source):
         settings = ContrastiveSettings(**{**heads.settings, **changes})
-    contrastive = Contrastive(load_model(source).model, settings)
+    contrastive = Contrastive(model, settings)
     contrastive.load_heads(heads.tensors, source)
-    return contrastive.eval()
+    return contrastive
 
 
 def _build_head(settings: ContrastiveSettings, in_size: int) -> nn.Module:

@@ -42,8 +42,6 @@ from sewkit.train.validation import Validation
 
 logger = logging.getLogger(__name__)
 
-VALIDATION_SECONDS = 60.0
-
 
 def run(recipe: FinetuneRecipe, output: Path, resume: bool = False, stop_after: int | None = None) -> TrainState:
     """Train, write log and states into `output`, and the finished model into `output/model`."""
@@ -164,17 +162,7 @@ def build_stages(recipe: FinetuneRecipe, task: LoadedModel, device: torch.device
     for number, stage in enumerate(recipe.stages):
         augmenter = Augmenter(stage.augmentation, noises, rooms)
         seed = recipe.seed * 1_000 + number
-        batches: Callable[[int], list[Batch]]
-        if stage.beside_seconds:
-            strings = string_batches(recipe, stage, sources, augmenter, task, seed)
-            whole = [source for source in recipe.train if not source.weight]
-            if not whole:
-                raise RecipeError("beside_seconds: no source of train has weight 0, whose utterances they would be")
-            batches = Beside(strings, utterance_batches(recipe, whole, stage.beside_seconds, augmenter, task, seed))
-        elif stage.strings:
-            batches = string_batches(recipe, stage, sources, augmenter, task, seed)
-        else:
-            batches = utterance_batches(recipe, recipe.train, stage.batch_seconds, augmenter, task, seed)
+        batches = stage_batches(recipe, stage, sources, augmenter, task, seed)
         objective = build_objective(stage, task)
         stages.append(
             Stage(
@@ -217,6 +205,26 @@ def trainable(objective: Objective, stage: StageRecipe, update: int) -> list[nn.
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------
+
+
+def stage_batches(
+    recipe: FinetuneRecipe,
+    stage: StageRecipe,
+    sources: list[ClipSource],
+    augmenter: Augmenter,
+    task: LoadedModel,
+    seed: int,
+) -> Callable[[int], list[Batch]]:
+    """Whole utterances, strings of words, or both beside each other."""
+    if not stage.strings:
+        return utterance_batches(recipe, recipe.train, stage.batch_seconds, augmenter, task, seed)
+    strings = string_batches(recipe, stage, sources, augmenter, task, seed)
+    if not stage.beside_seconds:
+        return strings
+    whole = [source for source in recipe.train if not source.weight]
+    if not whole:
+        raise RecipeError("beside_seconds: no source of train has weight 0, whose utterances they would be")
+    return Beside(strings, utterance_batches(recipe, whole, stage.beside_seconds, augmenter, task, seed))
 
 
 def string_batches(

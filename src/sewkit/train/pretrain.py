@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 
 from sewkit.checkpoint import load_model, save_model
-from sewkit.checkpoint.errors import blaming
-from sewkit.checkpoint.pretraining import read_heads, save_heads
+from sewkit.checkpoint.pretraining import save_heads
 from sewkit.compute import Compute
 from sewkit.config import Masking, ModelConfig
 from sewkit.data.batch import Batch
@@ -15,7 +14,7 @@ from sewkit.data.crops import CropBatches
 from sewkit.data.manifest import Manifest
 from sewkit.lengths import num_frames
 from sewkit.model import SpeechModel, build_model
-from sewkit.objectives.contrastive import Contrastive, ContrastiveSettings
+from sewkit.objectives.contrastive import Contrastive, with_heads
 from sewkit.objectives.logmel import LogMel
 from sewkit.objectives.loss import Objective
 from sewkit.objectives.masking import draw_masks, equal_masks
@@ -61,13 +60,8 @@ def start_objective(recipe: PretrainRecipe) -> Contrastive:
     model = start_encoder(recipe)
     if recipe.init is None or recipe.new_heads:
         return Contrastive(model, recipe.contrastive)
-    heads = read_heads(recipe.init)
     changes = {name: getattr(recipe.contrastive, name) for name in recipe.contrastive.model_fields_set}
-    with blaming(recipe.init):
-        settings = ContrastiveSettings(**{**heads.settings, **changes})
-    objective = Contrastive(model, settings)
-    objective.load_heads(heads.tensors, recipe.init)
-    return objective
+    return with_heads(model, recipe.init, **changes)
 
 
 def start_encoder(recipe: PretrainRecipe) -> SpeechModel:
