@@ -274,6 +274,18 @@ def test_evaluate_compares_with_the_column_that_the_model_was_trained_on(
     assert (folder / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_evaluate_measures_the_others_where_a_recording_is_bad(folder: Path, saved: Path, manifest: Path) -> None:
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    bad = {**rows[1], "audio": "bad.wav"}
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in (bad, *rows)))
+    out, err = run("evaluate", manifest, "-m", saved, status=1)
+    assert "accuracy 50.0% [9.5%, 90.5%] of 2 recordings" in out
+    assert "bad.wav" in err
+    manifest.write_text(json.dumps(bad) + "\n")
+    with pytest.raises(sewkit.UserError, match="none of its 1 recordings could be read"):
+        run("evaluate", manifest, "-m", saved)
+
+
 def test_evaluate_says_which_column_is_missing_or_unknown(
     folder: Path, toy_folder: Path, voices: sewkit.Recognizer, saved: Path, manifest: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """The command line, as a user meets it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,17 @@ def test_standard_input_is_a_recording(folder: Path, toy_folder: Path) -> None:
     command = [sys.executable, "-m", "sewkit", "transcribe", "-", "-m", str(toy_folder)]
     result = subprocess.run(command, input=(folder / "good.wav").read_bytes(), capture_output=True, check=True)
     assert result.stdout.decode() == run("transcribe", folder / "good.wav", "-m", toy_folder)[0]
+
+
+def test_a_pipe_is_read_once(folder: Path, toy_folder: Path) -> None:
+    """As the shell names it for <(...)."""
+    end, other_end = os.pipe()
+    os.write(other_end, (folder / "phone.wav").read_bytes())
+    os.close(other_end)
+    command = [sys.executable, "-m", "sewkit", "transcribe", f"/dev/fd/{end}", "-m", str(toy_folder)]
+    result = subprocess.run(command, pass_fds=(end,), capture_output=True, check=True)
+    os.close(end)
+    assert result.stdout.decode() == run("transcribe", folder / "phone.wav", "-m", toy_folder)[0]
 
 
 def test_patterns_are_expanded_here_too(folder: Path) -> None:

@@ -285,6 +285,8 @@ def test_sound_that_is_cleared_is_forgotten(server: LiveServer, commands: np.nda
         ('{"type": "response.create"}', "invalid_event_type"),
         ('{"type": "input_audio_buffer.append", "audio": "?"}', "invalid_value"),
         ('{"type": "input_audio_buffer.append", "audio": {}}', "invalid_value"),
+        ('{"type": "input_audio_buffer.append", "audio": "\u00e9"}', "invalid_value"),
+        (r'{"type": "response.create", "event_id": "half of a pair: \ud83d"}', "invalid_event_type"),
         ('{"type": "session.update"}', "missing_required_parameter"),
         ('{"type": "session.update", "session": {"audio": {"input": {"format": 7}}}}', "invalid_value"),
         ('{"type": "session.update", "session": {"audio": 7, "turn_detection": {"type": "?"}}}', "invalid_value"),

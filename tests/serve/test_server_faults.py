@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,6 +20,13 @@ import numpy as np
 import pytest
 import soundfile
 from toy_server import EXAMPLES, Serve
+
+from sewkit.serve.app import create_app
+from sewkit.serve.decoder import _decode as decode
+from sewkit.serve.decoders import Decoders
+from sewkit.serve.metrics import Metrics
+from sewkit.serve.settings import Settings
+from sewkit.serve.uploads import Upload
 
 from soak import Soak, bad_uploads  # isort: skip, the folder is added by toy_server
 
@@ -241,6 +250,85 @@ def test_a_soak_in_short_form_leaves_the_server_well(words_url):
 
 def requests_on_their_way(url: str) -> int:
     return httpx.get(f"{url}/v1/state").json()["queue"]["requests"]
+
+
+def test_a_client_that_leaves_before_the_first_event_gives_its_place_back(words):
+    """It is gone when the first words are there, and before the answer has begun."""
+    request = httpx.Request("POST", f"http://x{ADDRESS}", files={"file": SPOKEN.read_bytes()}, data={"stream": "true"})
+    headers = [(name.lower(), value) for name, value in request.headers.raw]
+    scope = {"type": "http", "method": "POST", "path": ADDRESS, "headers": headers, "client": ("1.2.3.4", 5)}
+    body = {"type": "http.request", "body": request.read()}
+
+    async def ask(app: Any, waits_before_it_leaves: float) -> int:
+        """The status of the answer, 0 where there was none."""
+        messages, statuses, num_waits = [body], [0], 0
+
+        async def receive() -> dict[str, Any]:
+            nonlocal num_waits
+            if messages:
+                return messages.pop()
+            num_waits += 1
+            if num_waits <= waits_before_it_leaves:
+                await asyncio.Event().wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            await asyncio.sleep(0)
+            statuses.append(message.get("status", statuses[-1]))
+
+        await app({"query_string": b"", **scope}, receive, send)
+        return statuses[-1]
+
+    async def script() -> list[int]:
+        app = create_app(Settings(calibration_runs=1, max_per_client=1), words)
+        async with app.router.lifespan_context(app):
+            return [await ask(app, 2), await ask(app, math.inf)]  # it is waited for while decoding and transcribing
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(asyncio.run, script()).result() == [0, 200]
+
+
+def test_a_request_that_is_cancelled_twice_leaves_its_decoder_to_others(tmp_path):
+    upload = tmp_path / "upload"
+    upload.write_bytes(SPOKEN.read_bytes())
+
+    async def script() -> int:
+        decoders = Decoders(Settings(decode_workers=1), Metrics())
+        work = asyncio.create_task(decoders.decode(upload))
+        while not decoders._all:
+            await asyncio.sleep(0.01)
+        for _ in range(2):
+            work.cancel()
+            await asyncio.sleep(0)
+        samples = await asyncio.wait_for(decoders.decode(upload), 60)
+        await decoders.close()
+        return len(samples)
+
+    assert asyncio.run(script()) > 0
+
+
+def test_a_full_disk_is_the_server_s_affair():
+    full = decode(SPOKEN, Path("/dev/full"), 100.0)
+    assert full == {"error": "the server has no room for its sound; try again later", "code": "no_room"}
+
+
+def test_a_file_that_is_taken_in_parts_is_stored_whole(tmp_path):
+    class Reluctant(io.FileIO):
+        def write(self, data):
+            return super().write(bytes(data)[:1000])
+
+    sound = SPOKEN.read_bytes()
+    request = httpx.Request("POST", "http://x", files={"file": sound})
+    boundary = request.headers["content-type"].partition("boundary=")[2].encode()
+
+    async def store() -> None:
+        with Reluctant(tmp_path / "upload", "w") as file:
+            upload = Upload(boundary, file, 10**9)
+            await upload.feed(request.read())
+            await upload.flush()
+
+    asyncio.run(store())
+    assert (tmp_path / "upload").read_bytes() == sound
 
 
 def test_a_client_may_have_so_many_requests_and_no_more(serve: Serve, words):

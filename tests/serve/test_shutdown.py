@@ -88,6 +88,19 @@ def test_workers_share_the_address_and_join_their_metrics(tmp_path):
         assert process.wait(60) == 0
 
 
+def test_workers_that_cannot_start_end_the_server_with_status_1_and_a_line(tmp_path):
+    log = tmp_path / "log"
+    call = [sys.executable, "-m", "sewkit", "serve", "no-such-model", "--port", "0", "--workers", "2"]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(call, stderr=stream)
+    try:
+        assert process.wait(90) == 1
+    finally:
+        process.kill()
+    assert "a worker cannot start: no model named 'no-such-model'" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sewkit.bulk.controller import candidates
+from sewkit.bulk.controller import Candidate, candidates
 from sewkit.bulk.job import Options, first_pass_points
 from sewkit.bulk.listing import Entry, Lot, find_recordings
 from sewkit.bulk.stages import TRANSCRIBE, Decoded, LotResult, Reader, Stopwatch, Transcriber
@@ -33,7 +33,7 @@ class Estimate:
     workers: int
     machines: int
     points: list[dict[str, Any]]
-    """point, wer, audio_hours_per_hour, hours, cost; cheapest first."""
+    """point, wer, audio_hours_per_hour, hours, cost, in_time; cheapest first."""
 
 
 def estimate(options: Options, num_workers: int, num_machines: int) -> Estimate:
@@ -65,22 +65,23 @@ def estimate(options: Options, num_workers: int, num_machines: int) -> Estimate:
     reading = sum(decoded.watch.wall.values()) / heard
     table = []
     for one in points:
-        result = transcribed(one.compute)
-        cost = (reading + result.watch.wall[TRANSCRIBE] / heard) / num_workers
-        hours = audio * cost / 3600
-        price = None if options.price_per_hour is None else hours * num_machines * options.price_per_hour
-        table.append(
-            {
-                "point": str(one.compute),
-                "wer": one.wer,
-                "audio_hours_per_hour": 1 / cost,
-                "hours": hours,
-                "cost": price,
-                "in_time": _is_in_time(options, hours, num_machines),
-            }
-        )
+        cost = (reading + transcribed(one.compute).watch.wall[TRANSCRIBE] / heard) / num_workers
+        table.append(_expected(options, one, audio, cost, num_machines))
     bad = sum(row["error_kind"] is not None for row in first)
     return Estimate(len(entries), len(sample), bad, audio / 3600, error / 3600, num_workers, num_machines, table)
+
+
+def _expected(options: Options, point: Candidate, audio: float, cost: float, num_machines: int) -> dict[str, Any]:
+    """A row of `Estimate.points`; `audio` in seconds, `cost` in seconds of the job for a second of sound."""
+    hours = audio * cost / 3600
+    return {
+        "point": str(point.compute),
+        "wer": point.wer,
+        "audio_hours_per_hour": 1 / cost,
+        "hours": hours,
+        "cost": None if options.price_per_hour is None else hours * num_machines * options.price_per_hour,
+        "in_time": _is_in_time(options, hours, num_machines),
+    }
 
 
 def _total_seconds(entries: list[Entry], sample: list[Entry], seconds: list[float | None]) -> tuple[float, float]:

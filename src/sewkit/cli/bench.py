@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from sewkit.cli.bench_tables import hardware, print_speed, print_stages, print_throughput
-from sewkit.cli.options import Device, Dtype, Json, Threads, print_json
+from sewkit.cli.options import Device, Dtype, Json, Threads, print_json, write_json
 from sewkit.errors import UserError
 
 
@@ -337,12 +337,10 @@ def _print_steps(figures: dict[str, Any]) -> None:
 
 
 def _hand_over(figures: dict[str, Any], output: Path | None, as_json: bool) -> None:
-    import json
-
     if as_json:
         print_json(figures)
     if output is not None:
-        output.write_text(json.dumps(figures, indent=1) + "\n")
+        write_json(output, figures)
 
 
 def _say_written(paths: Iterable[Path]) -> None:

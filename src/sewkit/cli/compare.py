@@ -62,6 +62,7 @@ def compare(
     from sewkit.evaluate.report import comparison_document
 
     reports = [_report_path(one) for one in (a, b)]
+    manifests = list(dict.fromkeys(manifests or []))
     measured = Measured(split, data_root, normalizer, resample)
     if reports[0] and reports[1]:
         if manifests or split or data_root or compute_a or compute_b:

@@ -87,11 +87,12 @@ def evaluate(
     if tune_lm:
         _tune(asr, model, lm, beam, manifests, split, data_root, as_json)
         return
+    measured = Measured(split, data_root, normalizer, resample)
     if classifies:
-        _classes(asr, manifests, label_column, confusion, split, data_root, compute, as_json)
+        with measured.status():
+            _classes(asr, manifests, label_column, confusion, measured, compute, as_json)
         return
     choose_decoder(asr, lm, hotword, beam, alpha, beta)
-    measured = Measured(split, data_root, normalizer, resample)
     with measured.status():
         for manifest, folder in report_folders(manifests, output).items():
             evaluation = measured.evaluate(asr, manifest, compute)
@@ -103,8 +104,7 @@ def _classes(
     manifests: list[Path],
     label_column: str | None,
     confusion: Path | None,
-    split: str | None,
-    data_root: Path | None,
+    measured: Measured,
     compute: str | None,
     as_json: bool,
 ) -> None:
@@ -115,7 +115,13 @@ def _classes(
         raise UserError(f"--confusion draws one manifest, found {len(manifests)}; evaluate them one by one")
     for manifest in manifests:
         result = evaluate_classes(
-            asr, manifest, label_column=label_column, split=split, data_root=data_root, compute=compute
+            asr,
+            manifest,
+            label_column=label_column,
+            split=measured.split,
+            data_root=measured.data_root,
+            compute=compute,
+            on_error=measured.report,
         )
         if confusion:
             result.confusion.draw(confusion)

@@ -87,3 +87,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 def print_json(value: Any) -> None:
     """One JSON document on one line of standard output."""
     typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The same as a file. Raises UserError where that cannot be written; folders are made."""
+    from sewkit.files import replacing
+
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(value, indent=1) + "\n")

@@ -65,7 +65,8 @@ def total_seconds(paths: list[str]) -> float | None:
     """Seconds of sound in all files by their headers; None where that can't be told."""
     import soundfile
 
-    if STDIN in paths:  # libsndfile takes the name "-" for standard input too, and would use it up
+    # What is read of a pipe is gone: a named one, the shell's <(...), or "-", which libsndfile knows too.
+    if not all(path != STDIN and Path(path).is_file() for path in paths):
         return None
     try:
         return sum(soundfile.info(path).duration for path in paths)

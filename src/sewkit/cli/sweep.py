@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sewkit.cli.options import Device, Json, Threads, print_json
+from sewkit.cli.options import Device, Json, Threads, print_json, write_json
 from sewkit.cli.reports import DataRoot, Measured, NormalizerName, Resample, Split
 from sewkit.errors import UserError
 
@@ -145,13 +145,10 @@ def _sweep_times(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    import json
-
     import torch
 
     from sewkit.bench.grid import time_grid
     from sewkit.bench.timing import environment
-    from sewkit.files import replacing
     from sewkit.runtime.pytorch import pick_device
 
     if threads is not None:
@@ -170,8 +167,7 @@ def _sweep_times(
     if as_json:
         print_json(figures)
     if output is not None:
-        with replacing(output) as draft:
-            draft.write_text(json.dumps(figures, indent=1) + "\n")
+        write_json(output, figures)
 
 
 def _stochastic(name: str) -> Any:

@@ -192,11 +192,13 @@ def evaluate_classes(
     split: str | None = None,
     data_root: Path | None = None,
     compute: Compute | str | None = None,
+    on_error: Callable[[AudioError], None] | None = None,
 ) -> ClassEvaluation:
     """Classify a manifest (or one split of it) and compare with `label_column`.
 
-    Without one, the column that the model was trained on, if its folder says so. Raises UserError if it does not, and
-    for rows whose class the model does not know.
+    Without one, the column that the model was trained on, if its folder says so. A recording that cannot be read is
+    handed to `on_error`, and in no figure; without that it is raised. Raises UserError if no column is known, for rows
+    whose class the model does not know, and where no recording can be read.
     """
     column = label_column or asr.loaded.label_column
     if column is None:
@@ -204,9 +206,24 @@ def evaluate_classes(
     utterances = read_manifest(manifest, split, data_root, labelled=False)
     labels = asr.loaded.labels or ()
     references = class_ids(labels, [label_of(utterance, column) for utterance in utterances])
-    waveforms = (load_utterance(utterance) for utterance in utterances)
-    found = list(asr.classify_batch(waveforms, compute=compute, top=1))
-    confusion = Confusion.count(labels, references, class_ids(labels, [one.label for one in found]))
+    heard: list[int] = []
+
+    def waveforms() -> Iterator[np.ndarray]:
+        for reference, utterance in zip(references, utterances, strict=True):
+            try:
+                waveform = load_utterance(utterance)
+            except AudioError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+                continue
+            heard.append(reference)
+            yield waveform
+
+    found = list(asr.classify_batch(waveforms(), compute=compute, top=1))
+    if not found:
+        raise UserError(f"{manifest}: none of its {len(utterances)} recordings could be read")
+    confusion = Confusion.count(labels, heard, class_ids(labels, [one.label for one in found]))
     return ClassEvaluation(
         str(manifest), asr.name, str(asr.resolve(compute)), sum(one.duration for one in found), column, confusion
     )

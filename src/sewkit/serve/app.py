@@ -6,11 +6,13 @@ Helpers of other files add ways in with routers of their own, which are handed t
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import FrameType
 from typing import Any
 
@@ -20,7 +22,9 @@ from prometheus_client import multiprocess
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from uvicorn.config import STARTUP_FAILURE
 
+from sewkit.errors import UserError
 from sewkit.recognizer import Recognizer, load
 from sewkit.serve.decoders import Decoders
 from sewkit.serve.engine import Engine
@@ -38,13 +42,18 @@ from sewkit.version import __version__
 
 SETTINGS_VARIABLE, KEY_VARIABLE = "SEWKIT_SERVE_SETTINGS", "SEWKIT_API_KEY"
 """How worker processes are told; the key is no part of the settings' JSON."""
+_LOG = logging.getLogger(__name__)
 
 
 def from_environment() -> FastAPI:
-    """The application of a worker process."""
+    """The application of a worker process, which ends where there cannot be one, so that no other is started for it."""
     settings = Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])
     key = os.environ.get(KEY_VARIABLE)
-    return create_app(settings.model_copy(update={"api_key": SecretStr(key) if key else None}))
+    try:
+        return create_app(settings.model_copy(update={"api_key": SecretStr(key) if key else None}))
+    except UserError as error:
+        _LOG.error("a worker cannot start: %s", error)
+        sys.exit(STARTUP_FAILURE)
 
 
 def create_app(settings: Settings, asr: Recognizer | None = None) -> FastAPI:
@@ -71,22 +80,11 @@ def create_app(settings: Settings, asr: Recognizer | None = None) -> FastAPI:
     )
     sessions = LiveSessions(engine.hearing, limits, metrics.live_sessions.set)
     engine.before_shutdown.append(sessions.drain)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await engine.start()
-        _drain_on_signals(engine.drain)
-        yield
-        await engine.close()
-        await decoders.close()
-        if MULTIPROCESS_FOLDER in os.environ:
-            multiprocess.mark_process_dead(os.getpid())
-
     app = FastAPI(
         title="sewkit",
         summary="Speech recognition whose compute follows the load.",
         version=__version__,
-        lifespan=lifespan,
+        lifespan=_lifespan(engine, decoders),
         docs_url=None,  # their pages load assets from elsewhere
         redoc_url=None,
     )
@@ -106,6 +104,22 @@ def create_app(settings: Settings, asr: Recognizer | None = None) -> FastAPI:
         )
     app.add_middleware(Watch, metrics=metrics)
     return app
+
+
+def _lifespan(engine: Engine, decoders: Decoders) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """What runs behind the addresses, from the first request to the last."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await engine.start()
+        _drain_on_signals(engine.drain)
+        yield
+        await engine.close()
+        await decoders.close()
+        if MULTIPROCESS_FOLDER in os.environ:
+            multiprocess.mark_process_dead(os.getpid())
+
+    return lifespan
 
 
 def _add_error_forms(app: FastAPI) -> None:

@@ -2,11 +2,13 @@
 
 `python -m sewkit.serve.decoder` with the limits as JSON, then on standard input a JSON line for each upload,
 {"source", "target"}: paths. The samples are written to the target, raw float32 at 16 kHz. For each a JSON line on
-standard output: {"samples": how many}, or {"error", "too_long"}. The end of standard input ends it.
+standard output: {"samples": how many}, or {"error", "code"}, as in `decoders.UploadError`. The end of standard input
+ends it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -50,12 +52,16 @@ def _decode(source: Path, target: Path, max_seconds: float) -> dict[str, Any]:
             for block in stream_audio(source, BLOCK_SECONDS):
                 num_samples += len(block)
                 if num_samples > max_seconds * SAMPLE_RATE:
-                    return {"error": f"the audio lasts longer than {max_seconds:g} s", "too_long": True}
+                    return {"error": f"the audio lasts longer than {max_seconds:g} s", "code": "audio_too_long"}
                 samples.write(block.data)
     except AudioError as error:
-        return {"error": error.problem, "too_long": False}  # without the name of a file that only we know
+        return {"error": error.problem, "code": "invalid_audio"}  # without the name of a file that only we know
     except MemoryError:
-        return {"error": "decoding it takes more memory than is allowed", "too_long": False}
+        return {"error": "decoding it takes more memory than is allowed", "code": "invalid_audio"}
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return {"error": "the server has no room for its sound; try again later", "code": "no_room"}
     return {"samples": num_samples}
 
 

@@ -23,11 +23,14 @@ DECODES = 2000
 
 
 class UploadError(UserError):
-    """An upload that is no audio, too much of it, or brings its decoder down."""
+    """An upload that is no audio, or brings its decoder down; too much of it; or there is no room for its samples.
 
-    def __init__(self, message: str, is_too_long: bool = False):
+    code: invalid_audio, audio_too_long or no_room, as clients are told.
+    """
+
+    def __init__(self, message: str, code: str = "invalid_audio"):
         super().__init__(message)
-        self.is_too_long = is_too_long
+        self.code = code
 
 
 class Decoders:
@@ -72,12 +75,14 @@ class Decoders:
             self._metrics.decoder_restarts.labels("crash").inc()
             raise UploadError("decoding it failed; download it again or convert it to wav or flac") from None
         finally:
-            if decoder is not None and (not is_well or decoder.num_decoded >= DECODES):
-                await self._end(decoder)
-                decoder = None
-            self._idle.put_nowait(decoder)
+            try:
+                if decoder is not None and (not is_well or decoder.num_decoded >= DECODES):
+                    await self._end(decoder)
+                    decoder = None
+            finally:
+                self._idle.put_nowait(decoder)
         if "error" in reply:
-            raise UploadError(reply["error"], reply["too_long"])
+            raise UploadError(reply["error"], reply["code"])
         return np.memmap(target, np.float32, "r", shape=(reply["samples"],))
 
     async def _replace(self, dead: _Decoder | None) -> _Decoder:

@@ -27,3 +27,9 @@ class ApiError(Exception):
         kinds = {401: "authentication_error", 429: "rate_limit_error", 503: "server_error", 500: "server_error"}
         kind = kinds.get(self.status, "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+def shortened(value: object) -> str:
+    """What a client sent, as it is shown in an error."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

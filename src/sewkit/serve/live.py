@@ -8,6 +8,7 @@ and how words are told is a `Form`; `plain` and `openai_realtime` are the two th
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -192,7 +193,7 @@ class _Session:
             return
         self._ended = end.code
         with anyio.move_on_after(FAREWELL_SECONDS):
-            await self._try(self._websocket.send_json(self._form.error(ClientError(end.code, end.message))))
+            await self._try(self._tell(self._form.error(ClientError(end.code, end.message))))
         await self._close(end.status, end.message)
 
     async def _talk(self) -> _End | None:
@@ -237,7 +238,12 @@ class _Session:
 
     async def _send(self, event: dict[str, Any]) -> None:
         with anyio.fail_after(self._limits.send_seconds):
-            await self._websocket.send_json(event)
+            await self._tell(event)
+
+    async def _tell(self, event: dict[str, Any]) -> None:
+        """A half surrogate, which JSON lets a client send and which it may be told again, has no UTF-8."""
+        text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        await self._websocket.send_text(text.encode(errors="replace").decode())
 
     async def _close(self, status: int, reason: str) -> None:
         with anyio.move_on_after(FAREWELL_SECONDS):

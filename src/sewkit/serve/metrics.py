@@ -1,7 +1,7 @@
 """What Prometheus is told. With several workers the figures of all are joined, see `render`.
 
 sewkit_requests_total{path,status}, sewkit_request_seconds{path}: HTTP, from the head of a request to its end.
-sewkit_refused_total{reason}: busy, per_client, too_many, too_large, too_long, bad_audio, slow_client, bad_key.
+sewkit_refused_total{reason}: the code of the answer, such as busy or invalid_audio; bad_request where it has none.
 sewkit_waited_seconds: of stretches of sound, for the model. sewkit_batch_seconds{compute}, sewkit_batch_items: batches.
 sewkit_audio_seconds_total{compute}: sound heard at each operating point, with padding.
 sewkit_queue_requests, sewkit_queue_audio_seconds, sewkit_busy, sewkit_level, sewkit_levels: now; busy is the share of

@@ -23,7 +23,6 @@ ran; a session takes `compute`, null for what the server can afford. `threshold`
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -33,9 +32,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sewkit.errors import UserError
 from sewkit.segments import Segmentation
+from sewkit.serve.errors import shortened
 from sewkit.serve.listener import Heard, Listener, Pcm16
 from sewkit.serve.live import ClientError
-from sewkit.serve.plain import read_object, read_text, shortened
+from sewkit.serve.plain import read_object, read_text
 from sewkit.streaming import Final, Partial
 from sewkit.transcript import Word
 
@@ -287,7 +287,7 @@ def _milliseconds(seconds: float) -> int:
 def _decoded(command: dict[str, Any]) -> bytes:
     try:
         return base64.b64decode(read_text(command, "audio") or "", validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ClientError("invalid_value", f"audio is not base64 ({error})", "audio") from None
 
 

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from sewkit.errors import UserError
+from sewkit.serve.errors import shortened
 from sewkit.serve.listener import Heard, Listener, Pcm16
 from sewkit.serve.live import ClientError
 from sewkit.streaming import Final
@@ -90,9 +91,3 @@ def read_text(command: dict[str, Any], name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ClientError("invalid_value", f"{name} is {type(value).__name__}; expected a text or null", name)
     return value
-
-
-def shortened(value: object) -> str:
-    """As it is shown in an error."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

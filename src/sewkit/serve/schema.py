@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sewkit.decode.hotwords import parse_hotword
 from sewkit.serve.engine import Outcome
-from sewkit.serve.errors import ApiError
+from sewkit.serve.errors import ApiError, shortened
 from sewkit.transcript import WRITERS, Segment, Word
 
 Format = Literal["json", "text", "srt", "vtt", "verbose_json"]
@@ -84,12 +84,7 @@ def read_fields(raw: Mapping[str, Sequence[str]]) -> Fields:
     except ValidationError as error:
         first = error.errors()[0]
         param = str(first["loc"][0])
-        raise ApiError(400, f"{param}: {first['msg']}, not {_shortened(first['input'])}", param=param) from None
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise ApiError(400, f"{param}: {first['msg']}, not {shortened(first['input'])}", param=param) from None
 
 
 # Answers

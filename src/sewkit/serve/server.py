@@ -11,9 +11,11 @@ from typing import Any
 
 import h11
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
+from sewkit.errors import UserError
 from sewkit.serve.app import KEY_VARIABLE, SETTINGS_VARIABLE, create_app
 from sewkit.serve.live import WEBSOCKET_OPTIONS
 from sewkit.serve.logs import LOG_CONFIG
@@ -109,4 +111,20 @@ def _run_workers(settings: Settings, workers: int, options: dict[str, Any]) -> N
             timeout_worker_healthcheck=STARTING_SECONDS,
             **options,
         )
-        Multiprocess(config, sockets=[config.bind_socket()]).run()
+        supervisor = _Supervisor(config, sockets=[config.bind_socket()])
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+            raise UserError("a worker cannot start, see its line in the log")
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's, but the end of a worker ends the wait for its answer.
+
+    uvicorn holds both ends of the pipe to a worker open: if that dies it waits for STARTING_SECONDS, deaf to signals.
+    """
+
+    def keep_subprocess_alive(self) -> None:
+        """See uvicorn."""
+        for process in self.processes:
+            process.child_conn.close()
+        super().keep_subprocess_alive()

@@ -16,6 +16,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from sewkit.audio import SAMPLE_RATE
 from sewkit.compute import Compute
@@ -116,9 +117,8 @@ class Transcriptions:
             work.cancel()
             raise
         request.state.facts["compute"] = point
-        events = _events(first, told, work, held.pop_all())
         headers = {COMPUTE_HEADER: point, "cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(events, media_type=EVENT_STREAM, headers=headers)
+        return _EventStream(_events(first, told, work), headers, work, held.pop_all())
 
     async def _transcribe(self, samples: np.ndarray, wish: Wish) -> Outcome:
         try:
@@ -136,8 +136,8 @@ class Transcriptions:
         try:
             return await self._decoders.decode(upload)
         except UploadError as error:
-            status, code = (413, "audio_too_long") if error.is_too_long else (400, "invalid_audio")
-            raise ApiError(status, f"the file cannot be used: {error}", param="file", code=code) from None
+            status = {"audio_too_long": 413, "no_room": 503}.get(error.code, 400)
+            raise ApiError(status, f"the file cannot be used: {error}", param="file", code=error.code) from None
 
     def _compute(self, fields: Fields) -> Compute | None:
         self._engine.expect_name(fields.model)
@@ -159,22 +159,33 @@ def _busy(error: BusyError) -> ApiError:
     return ApiError(429, str(error), code="busy", headers={"retry-after": str(seconds)})
 
 
+class _EventStream(StreamingResponse):
+    """Events of some work. With its end, even before the first event, the work ends and what is held is given back."""
+
+    def __init__(
+        self, events: AsyncIterator[str], headers: dict[str, str], work: asyncio.Task[Outcome], held: ExitStack
+    ):
+        super().__init__(events, media_type=EVENT_STREAM, headers=headers)
+        self._work, self._held = work, held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        with self._held:
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                self._work.cancel()
+
+
 async def _events(
-    first: tuple[str, Compute] | None,
-    told: asyncio.Queue[tuple[str, Compute] | None],
-    work: asyncio.Task[Outcome],
-    held: ExitStack,
+    first: tuple[str, Compute] | None, told: asyncio.Queue[tuple[str, Compute] | None], work: asyncio.Task[Outcome]
 ) -> AsyncIterator[str]:
     """Server-sent events: the text as it becomes final, then all of it."""
-    try:
-        with held:
-            text = first
-            while text is not None:
-                yield _event(delta_event(text[0], str(text[1])))
-                text = await told.get()
-            yield _event(done_event(await work))
-    finally:
-        work.cancel()
+    text = first
+    while text is not None:
+        yield _event(delta_event(text[0], str(text[1])))
+        text = await told.get()
+    yield _event(done_event(await work))
 
 
 def _event(document: dict[str, Any]) -> str:

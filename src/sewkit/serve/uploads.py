@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import anyio
 from python_multipart.exceptions import FormParserError
@@ -32,7 +32,7 @@ DISCARD_BYTES, DISCARD_SECONDS = 16 * 2**20, 5.0
 class Upload:
     """A body on its way: its fields, and whether its file has come."""
 
-    def __init__(self, boundary: bytes, file: BinaryIO, max_bytes: int):
+    def __init__(self, boundary: bytes, file: FileIO, max_bytes: int):
         self.fields: dict[str, list[str]] = {}
         self.has_file = False
         self.is_complete = False
@@ -70,9 +70,15 @@ class Upload:
         """Write what has come of the file. Raises ApiError where there is no room."""
         data, self._unwritten = self._unwritten, bytearray()
         try:
-            await asyncio.to_thread(self._file.write, data)
+            await asyncio.to_thread(self._write, data)
         except OSError:
             raise ApiError(503, "the server has no room for uploads; try again later", code="no_room") from None
+
+    def _write(self, data: bytearray) -> None:
+        """All of it: where room gets short, a raw file takes a part and does not complain before the next call."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
     def _begin_part(self) -> None:
         self._headers, self._name, self._value = {}, None, bytearray()
