@@ -27,7 +27,7 @@ USUAL_LENGTH = 6
 """Letters of a word. An unknown word of more costs more in proportion: else it would pay to glue words together."""
 LARGEST_EXPONENT = 600.0
 MOST_REMEMBERED = 2**18
-"""Scores of words in their contexts, and words begun, that are kept for when they come again: some 100 MB at most."""
+"""Scores of words in context, and as many words begun, that are kept for when they come again: 200 MB at most."""
 FITTING_SHARE = 0.5
 """Least share of a model's words that the alphabet must be able to spell; less is another alphabet or language."""
 
