@@ -184,6 +184,13 @@ def test_help_needs_no_torch() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_help_is_broken_by_the_terminal_not_by_the_docstring() -> None:
+    groups = [app, *(group.typer_instance for group in app.registered_groups)]
+    for command in (command for group in groups if group for command in group.registered_commands):
+        assert command.help
+        assert "\n" not in command.help.replace("\n\n", "")
+
+
 def test_every_verb_has_help_with_an_example() -> None:
     for command in app.registered_commands:
         assert command.callback is not None

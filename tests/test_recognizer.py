@@ -136,6 +136,11 @@ def test_an_operating_point_that_the_model_lacks_is_refused(toy: sewkit.Recogniz
         toy.transcribe(np.zeros(RATE, np.float32), compute=sewkit.Compute(squeeze=4))
 
 
+def test_a_request_of_another_type_is_refused(toy: sewkit.Recognizer) -> None:
+    with pytest.raises(TypeError, match="compute must be a name, a Compute or a Budget, not int"):
+        toy.transcribe(np.zeros(RATE, np.float32), compute=4)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [

@@ -141,6 +141,8 @@ class Recognizer:
         """
         if isinstance(compute, Compute | str | None):
             return self.loaded.resolve(compute)
+        if not hasattr(compute, "choose"):
+            raise TypeError(f"compute must be a name, a Compute or a Budget, not {type(compute).__name__}")
         if compute not in self._chosen:
             self._chosen[compute] = compute.choose(self)
         return self._chosen[compute]

@@ -468,4 +468,10 @@ def test_a_damaged_file_is_one_clear_error(kind: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"m\.pt: not a readable PyTorch file") as caught:
         convert(path, tmp_path / "out")
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # torch's advice to load it unsafely
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file_is_named_as_missing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"m\.pt: no such file; check the path"):
+        load_model(tmp_path / "m.pt", "sew-tiny")

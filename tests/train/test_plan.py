@@ -87,3 +87,12 @@ def test_the_plan_is_printed_as_tables(tmp_path):
     text = console.file.getvalue()
     for fact in ("extractor", "second", "sound in an update", "Adam's moments", "expected time: 0:00:0", "MMAC"):
         assert fact in text
+
+
+def test_many_stages_are_cut_into_tables_that_fit(tmp_path):
+    console = Console(file=io.StringIO(), width=80)
+    print_plan(make_plan([ctc_stage(name=f"stage-{i}") for i in range(5)], Settings(output=tmp_path)), console)
+    text = console.file.getvalue()
+    assert all(f"stage-{i}" in text for i in range(5))
+    assert text.count("sound in an update") == 3
+    assert "…" not in text

@@ -61,6 +61,8 @@ def _load(source: str | os.PathLike[str], architecture: str | os.PathLike[str] |
     if path.is_file():
         return fairseq.load_original(path, architecture)
     if architecture is not None:
+        if path.suffix == ".pt" and not path.exists():
+            raise CheckpointError(f"{name}: no such file; check the path")
         raise CheckpointError(f"{name}: an architecture is given for original .pt files only; this is not such a file")
     if path.is_dir():
         folder = path

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sewkit.checkpoint.errors import CheckpointError, one_line
+from sewkit.checkpoint.errors import CheckpointError
 
 _ONE_AT_A_TIME = threading.Lock()
 """torch keeps the classes it accepts for the whole process: one thread's end must not take them from another."""
@@ -48,4 +48,7 @@ def load_torch_file(path: Path) -> Any:
 def _explain(error: Exception) -> str:
     if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"refused: it wants to run {refused[1]}; a checkpoint holds tensors, numbers and text only"
-    return f"not a readable PyTorch file, truncated or of another kind ({one_line(error)}); download it again"
+    # Around the reason torch advises to load the file without restrictions.
+    reason = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    reason = " ".join(reason.split())[:160] or type(error).__name__
+    return f"not a readable PyTorch file, truncated or of another kind ({reason}); download it again"

@@ -94,7 +94,7 @@ def _print(facts: dict[str, Any]) -> None:
         ("head", _head(facts)),
     ):
         table.add_row(*row)
-    stages = Table("stage", title=f"cost of a second of audio, in a clip of {CLIP_SECONDS} s", title_justify="left")
+    stages = Table("stage", title="cost of a second of audio", title_justify="left")
     stages.add_column("MMAC", justify="right")
     stages.add_column("share", justify="right")
     for stage, cost in facts["macs_per_second_by_stage"].items():
@@ -111,12 +111,14 @@ def _points(facts: dict[str, Any]) -> Table:
 
     curve = facts["measured_curve"]
     errors = {point["point"]: f"{point['wer']:.1%}" for point in curve["points"]} if curve else {}
-    measured = f"WER on {', '.join(curve['data'])}" if curve else "WER"
-    points = Table(title="operating points, cheapest first", title_justify="left")
+    caption = f"WER on {', '.join(curve['data'])}" if curve else None
+    points = Table(
+        title="operating points, cheapest first", title_justify="left", caption=caption, caption_justify="left"
+    )
     points.add_column("operating point", no_wrap=True)
     points.add_column("name")
     points.add_column("MMAC a second", justify="right")
-    points.add_column(measured, justify="right")
+    points.add_column("WER", justify="right")
     for point, cost in facts["macs_per_second_by_point"].items():
         names = ", ".join(name for name, named in facts["names"].items() if named == point)
         points.add_row(point, names, f"{cost / 1e6:,.1f}", errors.get(point, "not measured"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Callable
 
@@ -61,12 +63,22 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
 }
 """What `--help` lists together; a verb of several commands is an app of its own."""
 
+
+def _reflow(one: typer.Typer) -> None:
+    """Let help be broken at the width of the terminal, not where the docstrings of an app's commands are."""
+    for command in one.registered_commands:
+        assert command.callback is not None
+        command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command.callback) or "")
+
+
 for panel, verbs in PANELS.items():
     for verb in verbs:
         if isinstance(verb, typer.Typer):
             app.add_typer(verb, rich_help_panel=panel)
+            _reflow(verb)
         else:
             app.command(verb.__name__, rich_help_panel=panel)(verb)
+_reflow(app)
 
 
 def main() -> None:

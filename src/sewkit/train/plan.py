@@ -214,7 +214,7 @@ def first_rows(batch: Batch, seconds: float) -> Batch:
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
-    """Two tables: the model, and the stages."""
+    """Tables: the model, and the stages, of which a few share one."""
     console = console or Console(stderr=True)
     model = Table("parameters", title="model", title_justify="left")
     for column in ("all", "trained"):
@@ -222,13 +222,16 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     for group in plan.groups:
         model.add_row(group.name, _millions(group.num_parameters), _millions(group.num_moving))
     console.print(model)
-    run = Table("", title=f"run: {plan.num_processes} x {plan.device}", title_justify="left")
-    rows = [_stage_rows(stage) for stage in plan.stages]
-    for stage in plan.stages:
-        run.add_column(stage.name, justify="right")
-    for label in rows[0]:
-        run.add_row(label, *(row[label] for row in rows))
-    console.print(run)
+    beside = max(1, (console.width - 31) // 19)  # stages in a table, by the widths of its labels and figures
+    for first in range(0, len(plan.stages), beside):
+        stages = plan.stages[first : first + beside]
+        run = Table("", title=f"run: {plan.num_processes} x {plan.device}", title_justify="left")
+        for stage in stages:
+            run.add_column(stage.name, justify="right")
+        rows = [_stage_rows(stage) for stage in stages]
+        for label in dict.fromkeys(label for row in rows for label in row):
+            run.add_row(label, *(row.get(label, "-") for row in rows))
+        console.print(run)
     console.print(
         f"forward pass: {plan.macs_per_second / 1e6:,.0f} MMAC for a second of sound; "
         f"expected time: {_duration(plan.seconds)}, measuring and saving not counted",
