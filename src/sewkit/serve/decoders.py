@@ -75,12 +75,10 @@ class Decoders:
             self._metrics.decoder_restarts.labels("crash").inc()
             raise UploadError("decoding it failed; download it again or convert it to wav or flac") from None
         finally:
-            try:
-                if decoder is not None and (not is_well or decoder.num_decoded >= DECODES):
-                    await self._end(decoder)
-                    decoder = None
-            finally:
-                self._idle.put_nowait(decoder)
+            is_kept = decoder is not None and is_well and decoder.num_decoded < DECODES
+            self._idle.put_nowait(decoder if is_kept else None)  # before what may be cancelled
+            if decoder is not None and not is_kept:
+                await self._end(decoder)
         if "error" in reply:
             raise UploadError(reply["error"], reply["code"])
         return np.memmap(target, np.float32, "r", shape=(reply["samples"],))
