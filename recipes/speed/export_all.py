@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from sewkit.bench.gate import MAX_WER_LOSS, GateClip, export_through_gate
+from sewkit.bench.gate import MAX_WER_LOSS, Gate, GateClip, export_through_gate
 from sewkit.bench.timing import environment
 from sewkit.checkpoint import LoadedModel, load_model
 from sewkit.checkpoint.exported import RuntimeName
@@ -56,14 +56,14 @@ def main() -> None:
         torch.set_num_threads(chosen.threads)
     figures: dict[str, Any] = {"environment": environment(), "exports": []}
     for name in chosen.models:
-        for row in exports(name, chosen):
+        for row, gate in exports(name, chosen):
             figures["exports"].append(row)
-            print(line(row), flush=True)
+            print(line(row, gate), flush=True)
             with replacing(chosen.output) as draft:
                 draft.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def exports(name: str, chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def exports(name: str, chosen: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Gate]]:
     """A row for each runtime and precision."""
     speech = read_manifest(chosen.data / "speech" / "librispeech-excerpt" / "manifest.jsonl", split="train")
     calibration = [load_utterance(row) for row in speech[: chosen.calibration_clips]]
@@ -107,7 +107,7 @@ def exports(name: str, chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     runs=1,
                 )
                 row["size_ratio"] = row["megabytes"] / megabytes(Path(folder) / "one")
-        yield row
+        yield row, gate
 
 
 def load(name: str) -> LoadedModel:
@@ -124,19 +124,17 @@ def megabytes(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: dict[str, Any], gate: Gate) -> str:
     """For people."""
-    points = []
-    for point in row["points"]:
-        loss = "" if point["wer_before"] is None else f", WER {point['wer_before']:.2%} -> {point['wer_after']:.2%}"
-        points.append(
-            f"  {point['point']}: {point['times_as_fast']:.2f} times as fast "
-            f"({1e3 * point['seconds_before']['median']:.0f} -> {1e3 * point['seconds_after']['median']:.0f} ms), "
-            f"difference {point['difference']:.2g} of {point['largest']:.3g}, changed {point['changed']:.2%}{loss}"
-        )
     ratio = f", {row['size_ratio']:.2f} times one point's" if "size_ratio" in row else ""
     title = f"{row['model']} {row['runtime']} {row['precision']}: {row['megabytes']:.1f} MB{ratio}"
-    return "\n".join([title, *points, *(f"  would be refused: {problem}" for problem in row["problems"])])
+    return "\n".join(
+        [
+            title,
+            *(f"  {point}" for point in gate.points),
+            *(f"  would be refused: {problem}" for problem in row["problems"]),
+        ]
+    )
 
 
 if __name__ == "__main__":

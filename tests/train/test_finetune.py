@@ -223,7 +223,7 @@ def test_a_classifier_starts_from_an_encoder_and_keeps_its_head_where_the_labels
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+        ({"colour": "red"}, "colour: no such field"),
         ({"model": None}, "give either model"),
         ({"init": "somewhere"}, "give either model"),
         ({"stages": [{**STAGES[2], "utterances": 5}]}, "stages.0: .*give either strings"),

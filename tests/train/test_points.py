@@ -211,7 +211,7 @@ def test_two_processes_have_the_losses_of_one(folder):
         ({"model": STOCHASTIC, "stochastic": {}}, "stochastic is for the model of init"),
         ({"model": STOCHASTIC, "compute": "fast"}, "operating point 'fast': expected some of squeeze"),
         ({"model": STOCHASTIC, "compute": {"squeeze": 3}}, "compute: Input should be a valid string"),
-        ({"init": "x", "stochastic": {"squeezes": [1]}}, "stochastic.squeezes: Extra inputs are not permitted"),
+        ({"init": "x", "stochastic": {"squeezes": [1]}}, "stochastic.squeezes: no such field"),
     ],
 )
 def test_a_recipe_of_impossible_points_is_refused_with_file_and_key(folder, changes, message):

@@ -58,6 +58,16 @@ class PointGate:
         """Rate after less rate before."""
         return None if self.wer_before is None or self.wer_after is None else self.wer_after - self.wer_before
 
+    def __str__(self) -> str:
+        """For people, on one line."""
+        before, after = (1e3 * seconds["median"] for seconds in (self.seconds_before, self.seconds_after))
+        changed = "" if self.changed is None else f", {self.changed:.2%} changed"
+        loss = "" if self.wer_loss is None else f", WER {self.wer_before:.2%} -> {self.wer_after:.2%}"
+        return (
+            f"{self.point}: {self.times_as_fast:.2f} times as fast ({before:,.1f} -> {after:,.1f} ms), "
+            f"largest difference {self.difference:.2g} of {self.largest:.3g}{changed}{loss}"
+        )
+
     def problems(self, max_wer_loss: float) -> list[str]:
         """What speaks against the export; the loss that is allowed is a fraction."""
         found = []

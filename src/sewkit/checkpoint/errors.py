@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ class CheckpointError(UserError):
 
 def one_line(error: BaseException, limit: int = 160) -> str:
     """The message of an exception of others on one line; its type where there is none."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    return textwrap.shorten(str(error), limit, placeholder=" ...") or type(error).__name__
 
 
 @contextmanager

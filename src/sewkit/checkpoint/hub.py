@@ -72,8 +72,9 @@ def download(model_id: str, accept: Callable[[Path], None]) -> Path:
         raise unknown_name(model_id) from error
     # Whatever else the client meets, also the errors of its transport, which changes with its versions.
     except Exception as error:
+        reason = one_line(error.__cause__ or error, 80)
         raise CheckpointError(
-            f"{model_id}: no such folder, not in the cache, and the hub cannot be reached ({one_line(error, 80)}); "
+            f"{model_id}: no such folder, not in the cache, and the hub cannot be reached ({reason}); "
             "copy the model's folder here and give its path, or use the bundled model, which needs no network"
         ) from error
     return folder

@@ -156,20 +156,6 @@ def _gate_clips(rows: list[Utterance]) -> list[GateClip]:
 
 
 def _print(gate: Gate) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1))
-    for column in ("", "difference", "of", "WER before", "after", "changed", "ms before", "after", "times as fast"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for point in gate.points:
-        table.add_row(
-            point.point,
-            f"{point.difference:.2g}",
-            f"{point.largest:.3g}",
-            *("" if rate is None else f"{rate:.2%}" for rate in (point.wer_before, point.wer_after, point.changed)),
-            *(f"{1e3 * one['median']:,.1f}" for one in (point.seconds_before, point.seconds_after)),
-            f"{point.times_as_fast:.2f}",
-        )
-    Console().print(table)
+        typer.echo(point)
     typer.echo(f"before: PyTorch, float32; {gate.num_clips} clips, {gate.audio_seconds:.0f} s; times are of 10 s")

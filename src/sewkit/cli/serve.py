@@ -19,7 +19,7 @@ def serve(
         str, typer.Argument(help="Hub id, folder, original .pt file, or the bundled model's name.")
     ] = BUNDLED,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
     target_p95_ms: Annotated[
         float, typer.Option(min=1.0, help="The objective: 95 of 100 answers come within this time after the upload.")
     ] = 1000.0,

@@ -31,7 +31,7 @@ class ClassificationHead(nn.Module):
 
     def __init__(self, hidden_size: int, projection_size: int, num_labels: int, num_mixed_layers: int | None):
         super().__init__()
-        self.projector = nn.Linear(hidden_size, projection_size)
+        self.projector: nn.Module = nn.Linear(hidden_size, projection_size)
         self.classifier = nn.Linear(projection_size, num_labels)
         self.layer_weights: nn.Parameter | None = None
         if num_mixed_layers is not None:

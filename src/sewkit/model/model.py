@@ -84,10 +84,15 @@ class SpeechModel(nn.Module):
         if isinstance(self.head, CTCHead):
             return self.head(encoded.frames), encoded.lengths
         if isinstance(self.head, ClassificationHead):
-            if self.head.layer_weights is None:
-                return self.head(encoded.frames, encoded.lengths), encoded.lengths
-            return self.head(self.head.mix(encoded.states), encoded.state_lengths), encoded.lengths
+            return self.head(*self.class_frames(encoded)), encoded.lengths
         raise ValueError("this model is a bare encoder without a head: use encode(), or fine-tune it first")
+
+    def class_frames(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        """(B, T, H) and valid frames (B,) for a classification head: the encoder's output, or a mix of layers."""
+        assert isinstance(self.head, ClassificationHead)
+        if self.head.layer_weights is None:
+            return encoded.frames, encoded.lengths
+        return self.head.mix(encoded.states), encoded.state_lengths
 
     def encode(
         self, waveforms: Tensor, lengths: Tensor, compute: Compute | None = None, masks: Masks | None = None

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,6 +44,10 @@ SCORES = 1 << 16
 """Scores of a head that are held at a time: few enough to stay in the caches."""
 LEAST_QUERIES = 64
 """Queries whose scores are held at a time, at least: fewer would not keep a core busy."""
+MOST_DISTANCES = 2
+"""Times as many distances as rows of the position table, at most, to multiply with a row for each distance."""
+ROWS_MULTIPLE = 16
+"""Such rows are filled up to a multiple of this: products of odd widths are slower."""
 WINDOW_TAPS = 64
 """Positional convolutions of more taps than this are quicker in the frequency domain."""
 
@@ -261,13 +265,43 @@ class Block(NamedTuple):
     high: int
     rows: Tensor
 
+    def scores(self, by_query: Tensor, by_key: Tensor) -> Tensor:
+        """Products with the table of these queries (B, N, n, R) and of all keys (B, N, R, Uk) -> (B, N, n, Uk)."""
+        rows = self.rows.to(by_query.device).expand(*by_query.shape[:2], -1, -1)
+        near = by_query.gather(3, rows)
+        near += by_key[..., self.low : self.high].gather(2, rows)
+        if near.shape[3] == by_key.shape[3]:
+            return near
+        later = by_query[..., :1] + by_key[..., :1, : self.low]
+        earlier = by_query[..., -1:] + by_key[..., -1:, self.high :]
+        return torch.cat([later, near, earlier], 3)
+
+
+class ShortBlock(NamedTuple):
+    """Queries from `start` to `stop` of a clip with a row for each distance.
+
+    steps: how many distances further the next query and the next key are, which is counted from the last.
+    """
+
+    start: int
+    stop: int
+    steps: tuple[int, int]
+
+    def scores(self, by_query: Tensor, by_key: Tensor) -> Tensor:
+        """See `Block.scores`. The products of a pair are found without an index: they are steps apart in memory."""
+        num_distances, num_keys = by_key.shape[2:]
+        first, (query_step, key_step) = self.start * self.steps[0], self.steps
+        shape = (*by_query.shape[:3], num_keys)
+        of_query = (*by_query.stride()[:2], num_distances + query_step, key_step)
+        of_key = (*by_key.stride()[:2], query_step * num_keys, key_step * num_keys + 1)
+        return by_query.as_strided(shape, of_query, first) + by_key.as_strided(shape, of_key, first * num_keys)
+
 
 class Blocks(NamedTuple):
-    """Which of the position table's rows a clip needs, `first` to `last`, and where, in blocks of queries."""
+    """The rows of the position table that a clip needs, (R,) int64, and its queries in blocks."""
 
-    first: int
-    last: int
-    blocks: list[Block]
+    rows: Tensor
+    blocks: Sequence[Block | ShortBlock]
 
 
 class PositionBlocks(nn.Module):
@@ -295,18 +329,21 @@ class PositionBlocks(nn.Module):
         distances = round_distances(2 * offsets + query_pool - kv_pool, step)
         rows = log_buckets(distances, self.num_buckets, self.max_positions) + self.num_buckets
         rows = rows.clamp(0, 2 * self.num_buckets - 1)
-        first, last = int(rows[0]), int(rows[-1])
-        rows -= first
-        num_first, num_others = int((rows == 0).sum()), int((rows != last - first).sum())
-        size = max(LEAST_QUERIES, SCORES // keys)
+        size, steps = max(LEAST_QUERIES, SCORES // keys), (query_pool, kv_pool)
+        stretches = [(start, min(start + size, queries)) for start in range(0, queries, size)]
+        used = torch.arange(int(rows[0]), int(rows[-1]) + 1)
+        if len(rows) <= MOST_DISTANCES * len(used):
+            widened = F.pad(rows, (0, -len(rows) % ROWS_MULTIPLE), value=int(rows[-1]))
+            return Blocks(widened, [ShortBlock(start, stop, steps) for start, stop in stretches])
+        rows -= int(used[0])
+        num_first, num_others = int((rows == 0).sum()), int((rows != rows[-1]).sum())
         blocks = []
-        for start in range(0, queries, size):
-            stop = min(start + size, queries)
+        for start, stop in stretches:
             low = min(pooled_length(max(num_first - query_pool * (stop - 1), 0), kv_pool), keys)
             high = max(min(pooled_length(max(num_others - query_pool * start, 0), kv_pool), keys), low)
-            near = (stop - start, high - low), (query_pool, kv_pool), query_pool * start + kv_pool * low
+            near = (stop - start, high - low), steps, query_pool * start + kv_pool * low
             blocks.append(Block(start, stop, low, high, rows.as_strided(*near)))
-        return Blocks(first, last, blocks)
+        return Blocks(used, blocks)
 
 
 class BlockwiseAttention(FusedAttention):
@@ -323,7 +360,7 @@ class BlockwiseAttention(FusedAttention):
             attention.split_heads(projection(table))[0] for projection in (attention.key, attention.query)
         )
         self.scale = 1 / math.sqrt(3 * table_keys.shape[2])
-        self.table_keys = nn.Parameter((table_keys * self.scale).transpose(1, 2).contiguous())  # (N, D, R)
+        self.table_keys = nn.Parameter((table_keys * self.scale).contiguous())  # (N, R, D)
         self.table_queries = nn.Parameter((table_queries * self.scale).contiguous())  # (N, R, D)
 
     def attend(
@@ -333,28 +370,16 @@ class BlockwiseAttention(FusedAttention):
         assert positions is not None, "the encoder hands its positions to every layer"
         key, value = key.flip(2), value.flip(2)
         key_mask = None if key_mask is None else key_mask.flip(3)
-        used = slice(positions.first, positions.last + 1)
-        table_keys = self.table_keys[:, :, used]
-        by_key = self.table_queries[:, used] @ key.transpose(2, 3)  # (B, N, R, Uk)
+        rows = positions.rows.to(key.device)
+        table_keys = self.table_keys[:, rows].transpose(1, 2)
+        by_key = self.table_queries[:, rows] @ key.transpose(2, 3)  # (B, N, R, Uk)
         contexts = []
         for block in positions.blocks:
             queries = query[:, :, block.start : block.stop]
-            scores = position_scores(queries @ table_keys, by_key, block)
+            scores = block.scores(queries @ table_keys, by_key)
             if key_mask is not None and key_mask.dtype == torch.bool:
                 scores.masked_fill_(~key_mask, -math.inf)
             elif key_mask is not None:
                 scores += key_mask.to(scores.dtype)
             contexts.append(F.scaled_dot_product_attention(queries, key, value, attn_mask=scores, scale=self.scale))
         return contexts[0] if len(contexts) == 1 else torch.cat(contexts, 2)
-
-
-def position_scores(by_query: Tensor, by_key: Tensor, block: Block) -> Tensor:
-    """Products with the table of a block's queries (B, N, n, R) and of all keys (B, N, R, Uk) -> (B, N, n, Uk)."""
-    rows = block.rows.to(by_query.device).expand(*by_query.shape[:2], -1, -1)
-    near = by_query.gather(3, rows)
-    near += by_key[..., block.low : block.high].gather(2, rows)
-    if near.shape[3] == by_key.shape[3]:
-        return near
-    later = by_query[..., :1] + by_key[..., :1, : block.low]
-    earlier = by_query[..., -1:] + by_key[..., -1:, block.high :]
-    return torch.cat([later, near, earlier], 3)

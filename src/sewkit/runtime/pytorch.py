@@ -24,6 +24,8 @@ def pick_device(device: str | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
+        if reason.startswith("Expected one of"):  # and then every kind that torch was ever written for
+            reason = "no such kind; expected cpu, cuda, cuda:1 and so on"
         raise UserError(
             f"device {device!r} can't be used here ({reason}); leave it out to use the best there is"
         ) from None

@@ -36,16 +36,23 @@ from sewkit.train.plan import Plan, make_plan
 from sewkit.train.points import DrawnPoints, config_for, model_for
 from sewkit.train.recipe import FinetuneRecipe, RecipeError, RunRecipe, StageRecipe
 from sewkit.train.rows import read_rows
+from sewkit.train.standardized import fold_head, standardize_head
 from sewkit.train.state import TrainState
 from sewkit.train.summary import hours_of, summarize
 from sewkit.train.validation import Validation
 
 logger = logging.getLogger(__name__)
 
+MEASURED_UPDATES = 8
+"""Updates over whose batches a classification head's input is measured before the first."""
+
 
 def run(recipe: FinetuneRecipe, output: Path, resume: bool = False, stop_after: int | None = None) -> TrainState:
     """Train, write log and states into `output`, and the finished model into `output/model`."""
     task, stages, settings = prepare(recipe, output, stop_after)
+    if task.labels is not None:
+        measured = (batch for update in range(MEASURED_UPDATES) for batch in stages[0].batches(update))
+        standardize_head(task.model, measured, settings.device)
     state = train(stages, settings, resume)
     if state.stage == len(stages) and distributed.is_first():
         save_final(task, state, output / "model", recipe.save_as)
@@ -145,6 +152,7 @@ def save_final(task: LoadedModel, state: TrainState, folder: Path, save_as: str 
     """The averaged weights if there are any, as a model folder."""
     if state.average:
         task.model.load_state_dict(state.average)
+    fold_head(task.model)
     dtype = torch.float16 if save_as == "fp16" else torch.float32
     save_model(folder, task.model.cpu().eval(), task.alphabet, task.labels, label_column=task.label_column, dtype=dtype)
 

@@ -314,4 +314,8 @@ def _number_or_yaml(text: str) -> Any:
 
 def in_one_line(error: ValidationError) -> str:
     """Where and what, for a message."""
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}" for item in error.errors())
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'recipe'}: "
+        + ("no such field" if item["type"] == "extra_forbidden" else item["msg"])
+        for item in error.errors()
+    )

@@ -21,7 +21,8 @@ class Mean:
     num_seeds: int
 
     def __str__(self) -> str:
-        return f"{self.value:.4g}" + ("" if self.half_width is None else f" ± {self.half_width:.2g}")
+        half = "" if self.half_width is None else f" ± {float(f'{self.half_width:.2g}'):g}"
+        return f"{float(f'{self.value:.4g}'):g}{half}"
 
 
 def mean_over_seeds(values: list[float]) -> Mean:
