@@ -198,3 +198,5 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
         Folder("nonsense://bucket")
     with pytest.raises(UserError, match="no recordings; expected"):
         find_recordings(str(tmp_path))
+    with pytest.raises(UserError, match="no such folder or file"):
+        find_recordings(str(tmp_path / "missing"))

@@ -125,6 +125,8 @@ def _folder_entries(location: str) -> list[Entry]:
     fs, root = file_system(location)
     try:
         found = patiently(lambda: fs.find(root, detail=True), location)
+        if not found and not fs.exists(root):
+            raise UserError(f"{location}: no such folder or file; check the path")
     except (Unreachable, OSError) as error:
         raise UserError(f"{location}: cannot be listed: {error}") from error
     root = root.rstrip("/")
