@@ -57,15 +57,14 @@ def test_sigterm_under_load_loses_no_accepted_request_and_ends_with_status_0(tmp
     log = tmp_path / "log"
     with command(log, "--max-wait-ms", "600000") as (process, url), ThreadPoolExecutor(16) as pool:
         post(url, CLIPS / "go_422d3197_nohash_0.opus")
-        answers = [pool.submit(post, url, EXAMPLES / "digits.flac") for _ in range(16)]
-        while httpx.get(f"{url}/v1/state").json()["queue"]["requests"] < 8:
+        answers = [pool.submit(post, url, EXAMPLES / "digits.flac") for _ in range(64)]
+        while (accepted := httpx.get(f"{url}/v1/state").json()["queue"]["requests"]) < 4:
             time.sleep(0.02)
-        accepted = httpx.get(f"{url}/v1/state").json()["queue"]["requests"]
         process.send_signal(signal.SIGTERM)
         outcomes = [answer.result().status_code if answer.exception() is None else None for answer in answers]
         assert process.wait(60) == 0
     finished = [line for line in lines(log) if line.get("path") == "/v1/audio/transcriptions"]
-    assert outcomes.count(200) >= accepted >= 8
+    assert outcomes.count(200) >= accepted
     assert [line["status"] for line in finished] == [200] * len(finished), "what was taken in was answered"
     assert len(finished) == 1 + outcomes.count(200)
 
