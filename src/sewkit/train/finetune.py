@@ -223,34 +223,22 @@ def stage_batches(
     task: LoadedModel,
     seed: int,
 ) -> Callable[[int], list[Batch]]:
-    """Whole utterances, strings of words, or both beside each other."""
+    """Whole utterances, random strings of words, or both beside each other; the processes share the micro-batches."""
     if not stage.strings:
         return utterance_batches(recipe, recipe.train, stage.batch_seconds, augmenter, task, seed)
-    strings = string_batches(recipe, stage, sources, augmenter, task, seed)
+    rank, world = distributed.rank_and_world()
+    if recipe.micro_batches % world:
+        raise RecipeError(f"micro_batches: {recipe.micro_batches} cannot be shared by {world} processes")
+    assert task.alphabet is not None
+    strings = StringBatches(
+        sources, list(stage.strings), augmenter, task.alphabet, seed, recipe.micro_batches, rank, world
+    )
     if not stage.beside_seconds:
         return strings
     whole = [source for source in recipe.train if not source.weight]
     if not whole:
         raise RecipeError("beside_seconds: no source of train has weight 0, whose utterances they would be")
     return Beside(strings, utterance_batches(recipe, whole, stage.beside_seconds, augmenter, task, seed))
-
-
-def string_batches(
-    recipe: FinetuneRecipe,
-    stage: StageRecipe,
-    sources: list[ClipSource],
-    augmenter: Augmenter,
-    task: LoadedModel,
-    seed: int,
-) -> StringBatches:
-    """Random strings of words; the processes share the micro-batches."""
-    rank, world = distributed.rank_and_world()
-    if recipe.micro_batches % world:
-        raise RecipeError(f"micro_batches: {recipe.micro_batches} cannot be shared by {world} processes")
-    assert task.alphabet is not None
-    return StringBatches(
-        sources, list(stage.strings), augmenter, task.alphabet, seed, recipe.micro_batches, rank, world
-    )
 
 
 def utterance_batches(

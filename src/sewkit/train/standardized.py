@@ -1,7 +1,8 @@
 """A classification head that learns on standardised frames.
 
 The mean of an encoder's frames is larger than what differs between utterances, and a linear layer that is handed both
-learns slowly: on a frozen small SEW a head knew 60 % of 22 readers after 1,200 updates, on standardised frames 75 %.
+learns slowly: on a frozen small SEW a head knew 60 % of 22 readers after 1,200 updates, on standardised frames 76 %
+after 800.
 Mean and deviation are measured once, before the first update; what was learned is folded into the plain linear layer
 before a model is saved, so its format is that of transformers.
 """
