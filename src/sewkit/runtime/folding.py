@@ -40,10 +40,15 @@ TILE_FRAMES = 256
 """Frames that the extractor makes at a time, at most: enough to keep a core busy."""
 TILE_NUMBERS = 1 << 21
 """Numbers that the first convolution may give a tile: few enough to stay in the caches."""
-SCORES = 1 << 16
+SCORES = 1 << 19
 """Scores of a head that are held at a time: few enough to stay in the caches."""
-LEAST_QUERIES = 64
-"""Queries whose scores are held at a time, at least: fewer would not keep a core busy."""
+QUERIES = (64, 384)
+"""Queries whose scores are held at a time, at least and at most: of few the products are slow; of many, more keys have
+distances with rows of their own, which are found by an index."""
+TABLE_PRODUCTS = 1 << 20
+"""Products of the position table with keys that are held at a time."""
+LEAST_HEADS = 2
+"""Heads of all rows of a batch that are gone through together, at least: one alone would not keep two cores busy."""
 MOST_DISTANCES = 2
 """Times as many distances as rows of the position table, at most, to multiply with a row for each distance."""
 ROWS_MULTIPLE = 16
@@ -329,8 +334,7 @@ class PositionBlocks(nn.Module):
         distances = round_distances(2 * offsets + query_pool - kv_pool, step)
         rows = log_buckets(distances, self.num_buckets, self.max_positions) + self.num_buckets
         rows = rows.clamp(0, 2 * self.num_buckets - 1)
-        size, steps = max(LEAST_QUERIES, SCORES // keys), (query_pool, kv_pool)
-        stretches = [(start, min(start + size, queries)) for start in range(0, queries, size)]
+        steps, stretches = (query_pool, kv_pool), even_stretches(queries, SCORES // keys)
         used = torch.arange(int(rows[0]), int(rows[-1]) + 1)
         if len(rows) <= MOST_DISTANCES * len(used):
             widened = F.pad(rows, (0, -len(rows) % ROWS_MULTIPLE), value=int(rows[-1]))
@@ -346,8 +350,15 @@ class PositionBlocks(nn.Module):
         return Blocks(used, blocks)
 
 
+def even_stretches(queries: int, wanted: int) -> list[tuple[int, int]]:
+    """Queries from and to, in stretches of about as many as `wanted`, within QUERIES."""
+    size = min(max(wanted, QUERIES[0]), QUERIES[1])
+    size = math.ceil(queries / math.ceil(queries / size))
+    return [(start, min(start + size, queries)) for start in range(0, queries, size)]
+
+
 class BlockwiseAttention(FusedAttention):
-    """`DisentangledAttention` with its position table projected, and the scores of one block of queries at a time.
+    """`DisentangledAttention` with its position table projected; scores of a block of queries and a few heads a time.
 
     Memory grows with the length, not with its square, and so does the time that relative position takes, once a clip is
     longer than the table reaches.
@@ -370,9 +381,24 @@ class BlockwiseAttention(FusedAttention):
         assert positions is not None, "the encoder hands its positions to every layer"
         key, value = key.flip(2), value.flip(2)
         key_mask = None if key_mask is None else key_mask.flip(3)
+        size = self.num_heads
+        if key.device.type == "cpu":
+            of_head = len(positions.rows) * key.shape[2]
+            size = max(1, max(LEAST_HEADS, TABLE_PRODUCTS // of_head) // len(query))
+        contexts = [
+            self.attend_heads(slice(first, first + size), query, key, value, key_mask, positions)
+            for first in range(0, self.num_heads, size)
+        ]
+        return contexts[0] if len(contexts) == 1 else torch.cat(contexts, 1)
+
+    def attend_heads(
+        self, heads: slice, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, positions: Blocks
+    ) -> Tensor:
+        """Of some heads; keys from the last to the first."""
+        query, key, value = query[:, heads], key[:, heads], value[:, heads]
         rows = positions.rows.to(key.device)
-        table_keys = self.table_keys[:, rows].transpose(1, 2)
-        by_key = self.table_queries[:, rows] @ key.transpose(2, 3)  # (B, N, R, Uk)
+        table_keys = self.table_keys[heads, rows].transpose(1, 2)
+        by_key = self.table_queries[heads, rows] @ key.transpose(2, 3)  # (B, N, R, Uk)
         contexts = []
         for block in positions.blocks:
             queries = query[:, :, block.start : block.stop]

@@ -124,6 +124,7 @@ def train(stages: list[Stage], settings: Settings, resume: bool = False) -> Trai
     ):
         run = _Run(settings, state, checkpoints, log, stop)
         while state.stage < len(stages):
+            progress.begin_stage()
             if not run_stage(stages[state.stage], run):
                 break
     return state

@@ -19,8 +19,8 @@ class Progress:
 
     def __init__(self, num_updates: int, done: int = 0, console: Console | None = None, hidden: bool = False) -> None:
         self.num_updates = num_updates
-        self.done = self.first = done
-        self.started = time.monotonic()
+        self.done = done
+        self.begin_stage()
         self.console = console or Console(stderr=True)
         self.bar = RichProgress(
             TextColumn("{task.description}"),
@@ -43,6 +43,11 @@ class Progress:
     ) -> None:
         self.bar.stop()
 
+    def begin_stage(self) -> None:
+        """Time left is told by the pace of the stage that begins now."""
+        self.first = self.done
+        self.started = time.monotonic()
+
     def advance(self, loss: float) -> None:
         """One update done."""
         self.done += 1
@@ -63,6 +68,6 @@ class Progress:
             self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def time_left(self) -> str:
-        """Hours, minutes and seconds, from the mean over this process's updates, measuring and saving included."""
+        """Hours, minutes and seconds, from the mean over the stage's updates, measuring and saving included."""
         seconds_each = (time.monotonic() - self.started) / max(self.done - self.first, 1)
         return str(timedelta(seconds=round(seconds_each * max(self.num_updates - self.done, 0))))
