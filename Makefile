@@ -15,7 +15,7 @@ demo: $(VENV)/.core                ## install and transcribe real speech
 	@echo '  $(VENV)/bin/sewkit --help'
 
 test: $(VENV)/.dev                 ## install and run all tests
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev                ## format, lint and types
 	$(VENV)/bin/ruff format --check .

@@ -14,6 +14,12 @@ from sewkit.text import Alphabet
 torch.set_num_threads(1)  # toys are too small to share out; the tests run in two processes
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process waits for them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved SEW of random weights: fast, and what it writes changes with every sound it hears."""
