@@ -34,9 +34,19 @@ def post(url, file, **fields):
     return httpx.post(f"{url}{ADDRESS}", files={"file": file.read_bytes()}, data=fields, timeout=60)
 
 
+def some_shared(url: str) -> bool:
+    """Whether a batch of the server had more than one clip."""
+    told = dict(line.rsplit(" ", 1) for line in httpx.get(f"{url}/metrics").text.splitlines() if line[:1] != "#")
+    return float(told["sewkit_batch_items_sum"]) > float(told["sewkit_batch_items_count"])
+
+
 def test_answers_that_shared_batches_are_what_the_library_says_of_the_same_files(words_url, words, recordings):
-    with ThreadPoolExecutor(len(recordings)) as pool:
-        answers = list(pool.map(lambda file: post(words_url, file, response_format="verbose_json"), recordings))
+    for _ in range(10):  # on a busy machine requests may come one by one
+        with ThreadPoolExecutor(len(recordings)) as pool:
+            answers = list(pool.map(lambda file: post(words_url, file, response_format="verbose_json"), recordings))
+        if did_share := some_shared(words_url):
+            break
+    assert did_share
     for file, answer in zip(recordings, answers, strict=True):
         found = answer.json()
         alone = words.transcribe(file, compute=found["compute"]).to_dict()
@@ -44,10 +54,6 @@ def test_answers_that_shared_batches_are_what_the_library_says_of_the_same_files
         assert found["duration"] == alone["duration"]
         times = [(segment["text"], segment["start"], segment["end"]) for segment in alone["segments"]]
         assert [(one["text"], one["start"], one["end"]) for one in found["segments"]] == times
-    told = httpx.get(f"{words_url}/metrics").text
-    batches = float(next(line.split()[1] for line in told.splitlines() if line.startswith("sewkit_batch_items_count")))
-    items = float(next(line.split()[1] for line in told.splitlines() if line.startswith("sewkit_batch_items_sum")))
-    assert items > batches, "some did share"
 
 
 def test_body_and_header_say_which_operating_point_ran(serve: Serve, stochastic, recordings):
