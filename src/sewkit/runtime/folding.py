@@ -381,15 +381,19 @@ class BlockwiseAttention(FusedAttention):
         assert positions is not None, "the encoder hands its positions to every layer"
         key, value = key.flip(2), value.flip(2)
         key_mask = None if key_mask is None else key_mask.flip(3)
-        size = self.num_heads
-        if key.device.type == "cpu":
-            of_head = len(positions.rows) * key.shape[2]
-            size = max(1, max(LEAST_HEADS, TABLE_PRODUCTS // of_head) // len(query))
+        size = self.heads_at_a_time(key, positions)
         contexts = [
             self.attend_heads(slice(first, first + size), query, key, value, key_mask, positions)
             for first in range(0, self.num_heads, size)
         ]
         return contexts[0] if len(contexts) == 1 else torch.cat(contexts, 1)
+
+    def heads_at_a_time(self, key: Tensor, positions: Blocks) -> int:
+        """Few on a CPU, so that what is held stays in its caches; elsewhere all."""
+        if key.device.type != "cpu":
+            return self.num_heads
+        of_head = len(positions.rows) * key.shape[2]
+        return max(1, max(LEAST_HEADS, TABLE_PRODUCTS // of_head) // len(key))
 
     def attend_heads(
         self, heads: slice, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, positions: Blocks
