@@ -1,8 +1,9 @@
 """Does `sewkit plan` keep its word? Clips of the planned length are transcribed at the points it names, and counted.
 
-Three budgets spread over the model's curve, each halfway (in ratio) between two neighbours of the front. At each, the
-clips alternate between the point that plan names and the next dearer one of the front: at least 92 % should keep a
-budget that plan gives for a probability of 0.95, and of the next point fewer than 95 %. The device is calibrated anew.
+Three budgets, each halfway (in ratio) between two neighbours of the front, in its three widest gaps: neighbours that
+take nearly the same time no budget tells apart, as a run is slower than another by more than that. At each, the clips
+alternate between the point that plan names and the next dearer one of the front: at least 92 % should keep a budget
+that plan gives for a probability of 0.95, and of the next point fewer than 95 %. The device is calibrated anew.
 On an idle machine; for the bundled model about three minutes a budget. Exit status 1 if the word is not kept.
 
     python recipes/stochastic/measure_plan.py runs/mine/model recipes/bundled/test-*.jsonl --data-root data \
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -102,13 +104,13 @@ def tried(asr: sewkit.Recognizer, clips: Sequence[np.ndarray], named: Plan, dear
 
 
 def trials(asr: sewkit.Recognizer, clips: Sequence[np.ndarray], seconds: float, runs: int, count: int) -> list[Trial]:
-    """At budgets spread over the front. Raises UserError for a front of one point."""
+    """At budgets in the widest gaps of the front. Raises UserError for a front of one point."""
     named = front(estimates(asr, calibrations(asr, seconds, runs), seconds, QUANTILE))
     if len(named) < 2:
         raise UserError(f"the front is one point, {named[0].compute}: there is nothing to choose between")
     found = []
-    for place in sorted(set(np.linspace(0, len(named) - 2, count).round().astype(int).tolist())):
-        here, dearer = named[place], named[place + 1]
+    gaps = sorted(pairwise(named), key=lambda pair: pair[0].at_quantile / pair[1].at_quantile)[:count]
+    for here, dearer in sorted(gaps, key=lambda pair: pair[0].at_quantile):
         budget = (here.at_quantile * dearer.at_quantile) ** 0.5
         assert plan(asr, budget, seconds, QUANTILE, runs).compute == here.compute
         found.append(tried(asr, clips, here, dearer, 1e3 * budget))

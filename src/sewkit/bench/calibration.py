@@ -32,6 +32,10 @@ CLIP_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 """Lengths that are measured; between two of them times are interpolated. Longer recordings are heard in chunks."""
 FAR_QUICKER = 1.3
 """More than what the quickest of several runs varies by on a device without other work."""
+MOST_STRETCHES = 5
+"""Into which the runs of a calibration are cut."""
+LONG_ENOUGH = 4
+"""Times as many runs in a stretch as its quantile needs: of fewer it would be the slowest one or nearly that."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -47,19 +51,26 @@ class Calibration:
         return statistics.median(self.times[point])
 
     def slowdown(self, quantile: float) -> float:
-        """How many times its median a run takes at most, with this probability; an order statistic of all runs.
+        """How many times its median a run takes at most, with this probability, in the slowest stretch of the runs.
 
         The runs of all points are taken together, each over its point's median: what makes a run slow lies with the
-        device. Raises UserError where there are too few for this quantile.
+        device. It has slow moments, which a quantile of all runs makes up for with the quick ones, and so the runs are
+        cut into stretches that are long enough for one. Raises UserError where there are too few for this quantile.
         """
-        ratios = sorted(seconds / self.median(point) for point, times in self.times.items() for seconds in times)
-        rank = math.ceil(round(quantile * (len(ratios) + 1), 9))
-        if rank > len(ratios):
-            needed = math.ceil(round(quantile / (1 - quantile), 9) / len(self.times))
-            raise UserError(
-                f"quantile {quantile:g} cannot be told from {len(ratios)} runs: give --runs {needed} or more"
-            )
-        return ratios[rank - 1]
+        ratios = {point: np.array(times) / self.median(point) for point, times in self.times.items()}
+        needed = math.ceil(round(quantile / (1 - quantile), 9) / len(ratios))
+        runs, total = min(map(len, ratios.values())), sum(map(len, ratios.values()))
+        if _rank(total, quantile) > total:
+            raise UserError(f"quantile {quantile:g} cannot be told from {total} runs: give --runs {needed} or more")
+        count = min(max(runs // (needed * LONG_ENOUGH), 1), MOST_STRETCHES)
+        pieces = [np.array_split(of_point, count) for of_point in ratios.values()]
+        stretches = [np.sort(np.concatenate(stretch)) for stretch in zip(*pieces, strict=True)]
+        return float(max(stretch[_rank(len(stretch), quantile) - 1] for stretch in stretches))
+
+
+def _rank(count: int, quantile: float) -> int:
+    """Of that many values in order, the one that another does not exceed with this probability; may be beyond them."""
+    return math.ceil(round(quantile * (count + 1), 9))
 
 
 def calibrations(asr: Recognizer, clip_seconds: float, runs: int) -> list[Calibration]:
