@@ -160,6 +160,12 @@ def test_convert_writes_a_model_that_loads(toy_folder: Path, tmp_path: Path) -> 
     assert "32 letters" in run("info", tmp_path / "copy")[0]
 
 
+def test_average_writes_a_model_that_loads(toy_folder: Path, tmp_path: Path) -> None:
+    out, _ = run("average", toy_folder, toy_folder, "-o", tmp_path / "mean")
+    assert out == f"wrote {tmp_path / 'mean'}: the mean of 2 models\n"
+    assert "32 letters" in run("info", tmp_path / "mean")[0]
+
+
 def test_doctor_checks_that_batches_change_nothing(toy_folder: Path) -> None:
     out, _ = run("doctor", "-m", toy_folder)
     assert "ok  padded batch equals single clips" in out

@@ -1,5 +1,6 @@
 """Save and load models: transformers' folders and hub ids, original .pt files, bundled models."""
 
+from sewkit.checkpoint.averaging import average
 from sewkit.checkpoint.errors import CheckpointError
 from sewkit.checkpoint.loaded import LoadedModel
 from sewkit.checkpoint.loading import bundled_models, convert, load_model, with_weights
@@ -8,6 +9,7 @@ from sewkit.checkpoint.saving import save_loaded, save_model
 __all__ = [
     "CheckpointError",
     "LoadedModel",
+    "average",
     "bundled_models",
     "convert",
     "load_model",

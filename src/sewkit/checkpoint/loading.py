@@ -19,7 +19,7 @@ from sewkit.checkpoint.exported import exported_only, read_exported
 from sewkit.checkpoint.huggingface import FORMAT_VERSION
 from sewkit.checkpoint.keymap import fill_model
 from sewkit.checkpoint.loaded import LoadedModel, weights_stamp
-from sewkit.checkpoint.saving import save_loaded
+from sewkit.checkpoint.saving import new_folder, save_loaded
 from sewkit.checkpoint.unpickle import load_torch_file
 from sewkit.compute import Compute
 from sewkit.config import ModelConfig
@@ -232,9 +232,7 @@ def convert(
     compute: of a stochastic model, write one operating point only; without pooling that is a plain SEW or SEW-D.
     half: store the weights in half precision. Raises UserError; then nothing has been written.
     """
-    target = Path(folder).expanduser()
-    if target.is_dir() and any(target.iterdir()):
-        raise CheckpointError(f"{target}: exists and is not empty; give the name of a new folder")
+    target = new_folder(folder)
     loaded = load_model(source, architecture)
     if compute is not None:
         loaded = replace(loaded, model=specialise(loaded.model, loaded.resolve(compute)), curve=None)

@@ -49,6 +49,14 @@ def save_model(
     save_loaded(folder, LoadedModel(model, alphabet, labels, label_column), dtype=dtype)
 
 
+def new_folder(folder: str | os.PathLike[str]) -> Path:
+    """Raises CheckpointError where there is something already."""
+    target = Path(folder).expanduser()
+    if target.is_dir() and any(target.iterdir()):
+        raise CheckpointError(f"{target}: exists and is not empty; give the name of a new folder")
+    return target
+
+
 def save_loaded(folder: str | os.PathLike[str], loaded: LoadedModel, *, dtype: torch.dtype = torch.float32) -> None:
     """Write a model with all that came with it; `dtype` is what its weights are stored as.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import typer
 
 from sewkit.cli.align import align
+from sewkit.cli.average import average
 from sewkit.cli.bench import bench
 from sewkit.cli.bulk import bulk
 from sewkit.cli.classify import classify
@@ -57,7 +58,7 @@ def _options(
 
 PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "From sound": (transcribe, align, classify, bulk, serve),
-    "Models": (info, convert, export, doctor),
+    "Models": (info, convert, average, export, doctor),
     "Training": (data, pretrain, finetune, matrix, lm),
     "Measuring": (evaluate, compare, sweep, plan, bench),
 }
