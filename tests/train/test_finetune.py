@@ -15,6 +15,7 @@ from toy_recipes import MODEL, SCHEDULE, STAGES, write_recipe, write_rows
 from sewkit.checkpoint import load_model, save_model
 from sewkit.config import ModelConfig
 from sewkit.data.manifest import ManifestError, load_utterance, read_manifest
+from sewkit.errors import UserError
 from sewkit.evaluate.wer import cer_with_interval
 from sewkit.lengths import num_frames
 from sewkit.model import build_model
@@ -185,6 +186,13 @@ def test_a_dev_set_without_texts_is_refused_before_training(folder):
         prepare(load_recipe(FinetuneRecipe, write_recipe(folder)), folder / "out")
 
 
+def test_dev_recordings_that_lie_elsewhere_are_noticed_before_training(folder):
+    row = {"audio": "0.wav", "text": "NO", "speaker": "x", "duration": 0.3, "split": "train"}
+    write_rows(folder, [row, {**row, "audio": "elsewhere/0.wav", "split": "dev"}])
+    with pytest.raises(UserError, match=r"elsewhere/0\.wav: no such file"):
+        prepare(load_recipe(FinetuneRecipe, write_recipe(folder)), folder / "out")
+
+
 CLASSES = {"name": "classes", "objective": "classify", "schedule": {"learning_rate": 3e-3}, "utterances": 60}
 
 
@@ -230,9 +238,6 @@ def test_a_classifier_starts_from_an_encoder_and_keeps_its_head_where_the_labels
         ({"stages": [utterance_stage(beside_seconds=5.0)]}, "beside_seconds is for ctc on strings"),
         ({"stages": [{**STAGES[2], "schedule": {}}]}, "stages.0.schedule.learning_rate: Field required"),
         ({"stages": [utterance_stage(objective="flat_start")]}, "flat_start needs strings"),
-        ({"stages": [{**STAGES[0], "teacher_weight": 0.5}]}, "teacher_weight is for ctc"),
-        ({"teacher": "somewhere"}, "give both or neither: teacher"),
-        ({"stages": [{**STAGES[2], "teacher_weight": 0.5}]}, "give both or neither: teacher"),
         ({"average_decay": 1.0}, "average_decay"),
         ({"stages": [CLASSES]}, "classify needs label_column"),
         ({"label_column": "speaker"}, "classify needs label_column"),

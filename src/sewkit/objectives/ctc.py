@@ -7,12 +7,10 @@ so that batches of single words and of long strings weigh the same.
 from torch import Tensor
 from torch.nn import functional
 
-from sewkit.compute import resolve
 from sewkit.config import Masking
 from sewkit.data.batch import Batch
-from sewkit.lengths import informed_length, needed_frames
+from sewkit.lengths import needed_frames
 from sewkit.model import SpeechModel
-from sewkit.objectives.distillation import Teacher
 from sewkit.objectives.loss import Loss, Objective
 from sewkit.objectives.masking import masks_of_batch
 
@@ -21,26 +19,17 @@ class CTC(Objective):
     """Letters from every frame, with SpecAugment's masks.
 
     With `intermediate_weight` w the loss is (1 - w) of the last layer plus w of the middle one by the same head, which
-    gives the lower layers a shorter way to the labels (intermediate CTC, arXiv 2102.03216). With a `teacher` and its
-    weight w the loss is (1 - w) of all that plus w of the last layer's divergence from the teacher.
+    gives the lower layers a shorter way to the labels (intermediate CTC, arXiv 2102.03216).
     """
 
     def __init__(
-        self,
-        model: SpeechModel,
-        blank: int = 0,
-        masking: Masking | None = None,
-        intermediate_weight: float = 0.0,
-        teacher: Teacher | None = None,
-        teacher_weight: float = 0.0,
+        self, model: SpeechModel, blank: int = 0, masking: Masking | None = None, intermediate_weight: float = 0.0
     ) -> None:
         super().__init__()
         self.model = model
         self.blank = blank
         self.masking = masking
         self.intermediate_weight = intermediate_weight
-        self.teacher = teacher
-        self.teacher_weight = teacher_weight
 
     def forward(self, batch: Batch, update: int = 0) -> Loss:
         """Summed over letters. Rows with more text than their frames can spell count 0; `infeasible` is their share."""
@@ -51,13 +40,7 @@ class CTC(Objective):
         count = int(batch.label_lengths.sum())
         needed = needed_frames(batch.labels, batch.label_lengths)
         infeasible = (frame_lengths < needed).float().sum() / max(len(batch), 1)
-        metrics = {"ctc": losses[0].detach() / max(count, 1), "infeasible": infeasible}
-        if self.teacher is not None and self.teacher_weight:
-            squeeze = resolve(self.model.config, batch.compute).squeeze
-            divergence = self.teacher.divergence(scores[0], informed_length(frame_lengths, squeeze), batch)
-            total = (1 - self.teacher_weight) * total + self.teacher_weight * divergence
-            metrics["divergence"] = divergence.detach() / max(count, 1)
-        return Loss(total, count, metrics)
+        return Loss(total, count, {"ctc": losses[0].detach() / max(count, 1), "infeasible": infeasible})
 
     def letter_scores(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """[(B, T, V)] of the last layer and, where it has a weight, of the middle one; and (B,) frames."""

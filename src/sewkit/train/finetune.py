@@ -26,7 +26,6 @@ from sewkit.data.validate import validate as validate_rows
 from sewkit.model import SpeechModel, build_model
 from sewkit.objectives.classification import Classify
 from sewkit.objectives.ctc import CTC
-from sewkit.objectives.distillation import Teacher
 from sewkit.objectives.flat_start import FlatStart
 from sewkit.objectives.logmel import LogMel
 from sewkit.objectives.loss import Objective
@@ -167,13 +166,12 @@ def build_stages(recipe: FinetuneRecipe, task: LoadedModel, device: torch.device
         if not sources:
             raise RecipeError("strings: no source of train has a weight above 0, whose words they would be of")
     validate = Validation(recipe, task, device) if recipe.dev else None
-    teacher = load_teacher(recipe, task, device) if recipe.teacher else None
     stages = []
     for number, stage in enumerate(recipe.stages):
         augmenter = Augmenter(stage.augmentation, noises, rooms)
         seed = recipe.seed * 1_000 + number
         batches = stage_batches(recipe, stage, sources, augmenter, task, seed)
-        objective = build_objective(stage, task, teacher)
+        objective = build_objective(stage, task)
         stages.append(
             Stage(
                 name=stage.name,
@@ -190,18 +188,7 @@ def build_stages(recipe: FinetuneRecipe, task: LoadedModel, device: torch.device
     return stages
 
 
-def load_teacher(recipe: FinetuneRecipe, task: LoadedModel, device: torch.device) -> Teacher:
-    """Raises UserError for one whose letters or frames are others than those of the model in training."""
-    assert recipe.teacher is not None
-    source = load_model(recipe.teacher)
-    if source.alphabet != task.alphabet:
-        raise RecipeError(f"teacher: {recipe.teacher} has other letters than the model in training")
-    teacher = Teacher(source.model, device)
-    teacher.check(task.model)
-    return teacher
-
-
-def build_objective(stage: StageRecipe, task: LoadedModel, teacher: Teacher | None) -> Objective:
+def build_objective(stage: StageRecipe, task: LoadedModel) -> Objective:
     """The loss of a stage."""
     if stage.objective == "log_mel":
         return LogMel(task.model)
@@ -210,9 +197,7 @@ def build_objective(stage: StageRecipe, task: LoadedModel, teacher: Teacher | No
     assert task.alphabet is not None
     if stage.objective == "flat_start":
         return FlatStart(task.model, task.alphabet, stage.masking)
-    return CTC(
-        task.model, task.alphabet.blank, stage.masking, stage.intermediate_weight, teacher, stage.teacher_weight
-    )
+    return CTC(task.model, task.alphabet.blank, stage.masking, stage.intermediate_weight)
 
 
 def trainable(objective: Objective, stage: StageRecipe, update: int) -> list[nn.Parameter]:

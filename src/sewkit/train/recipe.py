@@ -63,8 +63,6 @@ class StageRecipe(_Part):
     """Time and channel masks; None for none."""
     intermediate_weight: float = Field(0.0, ge=0, lt=1)
     """Share of the middle layer in the CTC loss (intermediate CTC); helps models that start from random weights."""
-    teacher_weight: float = Field(0.0, ge=0, le=1)
-    """Share of the recipe's `teacher` in the CTC loss; 1 needs no right transcripts."""
     freeze_updates: int = 0
     """First updates in which only the head moves."""
     train_extractor: bool = True
@@ -80,8 +78,6 @@ class StageRecipe(_Part):
             raise ValueError("log_mel trains the extractor: train_extractor must be true")
         if self.objective == "flat_start" and not self.strings:
             raise ValueError("flat_start needs strings: only there it is known where each word lies")
-        if self.teacher_weight and self.objective != "ctc":
-            raise ValueError("teacher_weight is for ctc")
         return self
 
     @property
@@ -172,9 +168,6 @@ class FinetuneRecipe(RunRecipe):
     noise: Path | None = None
     """Manifest of noises and impulse responses."""
     stages: tuple[StageRecipe, ...] = Field(min_length=1)
-    teacher: Path | None = None
-    """A finished model, named like `init`: its letters, frame by frame, are learnt beside the transcripts (knowledge
-    distillation) in stages with a `teacher_weight`."""
     max_seconds: float = Field(30.0, gt=0)
     """Longer utterances are left out of fine-tuning."""
     label_column: str | None = None
@@ -191,8 +184,6 @@ class FinetuneRecipe(RunRecipe):
             raise ValueError("a model has one head: either every stage is classify or none")
         if any(classifies) != (self.label_column is not None):
             raise ValueError("classify needs label_column, the column that names the class; other objectives have none")
-        if any(stage.teacher_weight for stage in self.stages) != (self.teacher is not None):
-            raise ValueError("give both or neither: teacher, and the teacher_weight of a stage")
         return self
 
 

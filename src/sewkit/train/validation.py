@@ -37,6 +37,7 @@ class Validation:
             path, root = read_dev_path(recipe, dev)
             rows = read_manifest(path, split=dev.split, root=root, labelled=task.labels is None)
             self.sets[dev.name] = sorted(rows, key=lambda row: -row.duration)
+            load_utterance(self.sets[dev.name][0])  # recordings that lie elsewhere are an error now, not in an hour
 
     def __call__(self) -> dict[str, float]:
         """Measure the model as it is now."""
