@@ -154,6 +154,16 @@ def test_the_microphone_gives_all_that_piled_up_as_one_block(
         next(live.microphone_blocks(11_025))
 
 
+def test_the_microphone_is_let_go_where_the_work_is_too_far_behind(
+    monkeypatch: pytest.MonkeyPatch, noise: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = noise.standard_normal(7 * RATE).astype(np.float32)
+    monkeypatch.setitem(sys.modules, "sounddevice", FakeSounddevice(samples))
+    monkeypatch.setattr(live, "MOST_BEHIND_SECONDS", 6.5)
+    np.testing.assert_array_equal(np.concatenate(list(live.microphone_blocks(RATE))), samples)
+    assert "too far behind, no longer listening" in capsys.readouterr().err
+
+
 def test_a_missing_sounddevice_or_portaudio_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     with pytest.raises(sewkit.UserError, match=r"pip install 'sewkit\[mic\]'"):

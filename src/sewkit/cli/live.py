@@ -25,6 +25,8 @@ READ_BYTES = 2**16
 MICROPHONE_BLOCK_SECONDS = 0.1
 BEHIND_SECONDS = 5.0
 """When the work is so far behind the microphone, people are told."""
+MOST_BEHIND_SECONDS = 60.0
+"""Further behind, no more is listened to: what waits would grow without end."""
 
 Live = Annotated[
     bool, typer.Option("--live", help="Transcribe raw 16-bit mono samples from standard input as they come.")
@@ -71,7 +73,10 @@ def _expect_no_header(data: bytes) -> None:
 
 
 def microphone_blocks(sample_rate: int) -> Iterator[np.ndarray]:
-    """The default microphone, float32 (num_samples,); what has piled up comes as one block. Raises UserError."""
+    """The default microphone, float32 (num_samples,); what has piled up comes as one block.
+
+    Ends where too much has, see `MOST_BEHIND_SECONDS`. Raises UserError where no microphone opens.
+    """
     import numpy as np
 
     sounddevice = _import_sounddevice()
@@ -98,6 +103,9 @@ def microphone_blocks(sample_rate: int) -> Iterator[np.ndarray]:
                 print(f"sewkit: {behind:.0f} s behind: this machine is slower than the sound", file=sys.stderr)
                 is_told = True
             yield np.concatenate(blocks)
+            if behind > MOST_BEHIND_SECONDS:
+                print("sewkit: too far behind, no longer listening; try --compute fast", file=sys.stderr)
+                return
 
 
 def _import_sounddevice() -> Any:
