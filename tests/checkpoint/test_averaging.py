@@ -36,6 +36,13 @@ def test_the_mean_is_written_and_given_back(runs: list[Path], tmp_path: Path) ->
     assert read.alphabet == ENGLISH
 
 
+def test_no_measured_curve_of_a_model_is_taken_for_that_of_the_mean(tmp_path: Path) -> None:
+    given = average(["sew-words", "sew-words"], tmp_path / "mean")
+    assert load_model("sew-words").curve is not None
+    assert given.curve is None
+    assert load_model(tmp_path / "mean").curve is None
+
+
 def test_copies_of_a_model_have_its_weights_as_their_mean_half_as_large_if_asked(
     runs: list[Path], tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ def average(
         raise CheckpointError(f"{len(sources)} model to average; expected two or more")
     target = new_folder(folder)
     first, *others = sources
-    mean = with_weights(load_model(first))
+    mean = replace(with_weights(load_model(first)), curve=None)
     total = {name: weights.double() for name, weights in mean.model.state_dict().items()}
     for source in others:
         loaded = with_weights(load_model(source))
@@ -42,5 +42,5 @@ def average(
         for name, weights in loaded.model.state_dict().items():
             total[name] += weights
     mean.model.load_state_dict({name: weights / len(sources) for name, weights in total.items()})
-    save_loaded(target, replace(mean, curve=None), dtype=torch.float16 if half else torch.float32)
+    save_loaded(target, mean, dtype=torch.float16 if half else torch.float32)
     return mean

@@ -50,7 +50,7 @@ def save_model(
 
 
 def new_folder(folder: str | os.PathLike[str]) -> Path:
-    """Raises CheckpointError where there is something already."""
+    """The path of a folder to write. Raises CheckpointError where there is something already."""
     target = Path(folder).expanduser()
     if target.is_dir() and any(target.iterdir()):
         raise CheckpointError(f"{target}: exists and is not empty; give the name of a new folder")
