@@ -149,9 +149,10 @@ def test_the_extractor_written_for_int8_is_the_same_function(name: str) -> None:
     plain, scaled = (ClipGraph(model, point, for_int8).eval() for for_int8 in (False, True))
     for size in (32_000, 9_871, 5_003, 1_360):
         inputs = tuple(map(torch.from_numpy, graph_inputs(synthetic_speech(size, 1))))
+        count = num_frames(size, model.config.conv_layers)  # behind them one has frames that the other has not
         with torch.inference_mode():
             for one, other in zip(plain(*inputs), scaled(*inputs), strict=True):
-                torch.testing.assert_close(other, one, atol=TOLERANCE, rtol=0)
+                torch.testing.assert_close(other[:, :count], one[:, :count], atol=TOLERANCE, rtol=0)
 
 
 def test_int8_hears_what_is_a_hundred_times_quieter_than_the_loudest(tmp_path: Path) -> None:
