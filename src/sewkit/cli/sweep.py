@@ -60,9 +60,9 @@ def sweep(
     """Measure every operating point of a model: errors with intervals, time, real-time factor, MACs and memory.
 
     Each clip is transcribed at all points in turn, alone in its batch. Points on the Pareto front are marked: none is
-    both faster and better. `full` computes the most; `fast` is the fastest; `balanced` is the fastest whose interval
-    of word error rates reaches down to the lowest rate measured, so measure on much data. With --store the curve goes
-    with the model, and --compute balanced means that point.
+    both faster and better. `full` computes the most; `fast` is the fastest; `balanced` is the fastest that
+    makes at most a twentieth more errors than the most accurate. With --store the curve goes with the model, and
+    --compute balanced means that point.
 
     With --refine two passes are measured beside, at thresholds that these data say (or, without --store, at those
     stored with the model); sewkit transcribe --refine uses the fastest that make no more errors than --second alone.
