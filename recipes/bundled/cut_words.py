@@ -4,8 +4,8 @@ Sentences are aligned with their texts by PocketSphinx (pip install pocketsphinx
 a manifest names each digit and command in them as a segment of its recording; nothing is copied. Recordings of the test
 splits are never touched, sentences with a word that its dictionary lacks are left out.
 
-    python recipes/bundled/cut_words.py data/speech/{librispeech-excerpt,librispeech-test-clean,speechocean762}/manifest.jsonl \
-        --output data/cut-words/manifest.jsonl
+    python recipes/bundled/cut_words.py --output data/cut-words/manifest.jsonl \
+        data/speech/{librispeech-excerpt,librispeech-test-clean,speechocean762}/manifest.jsonl
 """
 
 import argparse
@@ -85,6 +85,7 @@ def sentences(manifest: Path) -> Iterator[Utterance]:
 
 
 def main() -> None:
+    """Write the manifest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifests", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)

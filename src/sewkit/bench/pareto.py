@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sewkit.compute import Compute
 from sewkit.curve import Curve, MeasuredPasses, MeasuredPoint
 from sewkit.errors import MissingExtraError
 from sewkit.files import replacing
@@ -26,12 +28,16 @@ def require_plot() -> None:
         raise MissingExtraError("drawing a Pareto front", "plot")
 
 
-def facts(curve: Curve) -> dict[str, Any]:
+Names = Mapping[str, Compute]
+"""What `full`, `balanced` and `fast` mean: by the curve, or by another that is stored with the model."""
+
+
+def facts(curve: Curve, names: Names | None = None) -> dict[str, Any]:
     """What is stored with the model, and what follows from it: the front, and the points that have names."""
     return {
         **curve.model_dump(mode="json"),
         "front": [point.point for point in curve.front],
-        "names": {name: str(point) for name, point in curve.names.items()},
+        "names": {name: str(point) for name, point in (names or curve.names).items()},
         **_facts_of_passes(curve),
     }
 
@@ -45,12 +51,12 @@ def _facts_of_passes(curve: Curve) -> dict[str, Any]:
     return {"refined": chosen.model_dump(mode="json"), "beat_every_point": below}
 
 
-def write_sweep(folder: Path, curve: Curve) -> list[Path]:
+def write_sweep(folder: Path, curve: Curve, names: Names | None = None) -> list[Path]:
     """Write sweep.csv, sweep.json, pareto.png and pareto.svg, each whole or not at all; gives back their paths.
 
     Raises MissingExtraError without matplotlib, then nothing is written, and UserError where a file cannot be.
     """
-    figure = draw(curve)
+    figure = draw(curve, names)
     with replacing(folder / "sweep.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
         columns = dict.fromkeys([*MeasuredPoint.model_fields, "on_front", *MeasuredPasses.model_fields])
         table = csv.DictWriter(file, list(columns))
@@ -58,14 +64,14 @@ def write_sweep(folder: Path, curve: Curve) -> list[Path]:
         table.writerows({**point.model_dump(), "on_front": int(point in curve.front)} for point in curve.points)
         table.writerows(one.model_dump() for one in curve.two_passes)
     with replacing(folder / "sweep.json") as draft:
-        draft.write_text(json.dumps(facts(curve), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(facts(curve, names), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for kind in ("png", "svg"):
         with replacing(folder / f"pareto.{kind}") as draft:
             figure.savefig(draft, format=kind, dpi=150)
     return [folder / name for name in ("sweep.csv", "sweep.json", "pareto.png", "pareto.svg")]
 
 
-def draw(curve: Curve) -> Figure:
+def draw(curve: Curve, names: Names | None = None) -> Figure:
     """Word error rate with its interval against the time of a clip; names stand at their points.
 
     The time is the median; beside two passes, of which few clips may take much longer than most, it is the mean.
@@ -89,7 +95,7 @@ def draw(curve: Curve) -> Figure:
         label="Pareto front",
     )
     _draw_passes(axes, curve)
-    _write_names(axes, curve)
+    _write_names(axes, curve, names or curve.names)
     average = "mean" if curve.two_passes else "median"
     axes.set(
         xlabel=f"{average} time of a clip, ms (device {curve.device}, threads {curve.environment.get('threads', '?')})",
@@ -144,11 +150,11 @@ def _draw_passes(axes: Axes, curve: Curve) -> None:
         )
 
 
-def _write_names(axes: Axes, curve: Curve) -> None:
+def _write_names(axes: Axes, curve: Curve, named: Names) -> None:
     """Names that share a point share a label, which lies toward the middle of the picture."""
     middle = sum(axes.get_xlim()) / 2
     for point in curve.points:
-        if names := [name for name, compute in curve.names.items() if compute == point.compute]:
+        if names := [name for name, compute in named.items() if compute == point.compute]:
             place = _milliseconds(curve, point)
             axes.annotate(
                 f"{', '.join(names)}\n{point.point}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from sewkit.cli.reports import DataRoot, Measured, NormalizerName, Resample, Spl
 from sewkit.errors import UserError
 
 if TYPE_CHECKING:
+    from sewkit.compute import Compute
     from sewkit.curve import Curve
 
 
@@ -60,9 +62,9 @@ def sweep(
     """Measure every operating point of a model: errors with intervals, time, real-time factor, MACs and memory.
 
     Each clip is transcribed at all points in turn, alone in its batch. Points on the Pareto front are marked: none is
-    both faster and better. `full` computes the most; `fast` is the fastest; `balanced` is the fastest that
-    makes at most a twentieth more errors than the most accurate. With --store the curve goes with the model, and
-    --compute balanced means that point.
+    both faster and better. `full` computes the most; `fast` is the fastest; `balanced` is the fastest that makes at
+    most a twentieth more errors than the most accurate. With --store the curve goes with the model, and --compute
+    balanced means that point; without, names are by the curve that the model has, if it has one.
 
     With --refine two passes are measured beside, at thresholds that these data say (or, without --store, at those
     stored with the model); sewkit transcribe --refine uses the fastest that make no more errors than --second alone.
@@ -128,12 +130,14 @@ def _sweep_data(
             on_error=measured.report,
             passes=passes,
         )
-    print_json(facts(curve)) if as_json else _print_curve(curve)
+    stored = None if store else asr.loaded.curve
+    names = curve.names if stored is None else stored.names
+    print_json(facts(curve, names)) if as_json else _print_curve(curve, names)
     if store:
         curve.write(folder)
         print(f"stored with {model}", file=sys.stderr)
     if output is not None:
-        print(f"wrote {', '.join(map(str, write_sweep(output, curve)))}", file=sys.stderr)
+        print(f"wrote {', '.join(map(str, write_sweep(output, curve, names)))}", file=sys.stderr)
 
 
 def _sweep_times(
@@ -199,7 +203,7 @@ def _print_times(name: str, rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def _print_curve(curve: Curve) -> None:
+def _print_curve(curve: Curve, names: Mapping[str, Compute]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -224,7 +228,7 @@ def _print_curve(curve: Curve) -> None:
         f"* on the Pareto front; {curve.num_clips} clips, {curve.num_words} words, {curve.audio_seconds:.0f} s; "
         f"{curve.interval}; device {curve.device}, threads {curve.environment['threads']}"
     )
-    for name, compute in curve.names.items():
+    for name, compute in names.items():
         typer.echo(f"{name}: {compute}")
     if curve.two_passes:
         _print_passes(curve)
