@@ -1,4 +1,4 @@
-"""Find the words of the bundled model in read sentences: training words of several hundred more speakers.
+"""Find the words of the bundled model in read sentences: training words of 219 more speakers.
 
 Sentences are aligned with their texts by PocketSphinx (pip install pocketsphinx; its English model comes with it), and
 a manifest names each digit and command in them as a segment of its recording; nothing is copied. Recordings of the test
@@ -22,6 +22,7 @@ from make_voices import COMMANDS, DIGITS
 from pocketsphinx import Decoder
 from tqdm import tqdm
 
+from sewkit.audio import SAMPLE_RATE
 from sewkit.data.manifest import Utterance, load_utterance, read_manifest
 from sewkit.files import replacing
 
@@ -54,7 +55,7 @@ def segments(utterance: Utterance) -> list[tuple[str, float, float]]:
         word = segment.word.split("(")[0].upper()  # "(2)" names a pronunciation
         start, end = segment.start_frame / FRAMES_PER_SECOND, (segment.end_frame + 1) / FRAMES_PER_SECOND
         if word in INTENTS and SHORTEST <= end - start <= LONGEST:
-            start, end = max(0.0, start - MARGIN), min(len(samples) / 16_000, end + MARGIN)
+            start, end = max(0.0, start - MARGIN), min(len(samples) / SAMPLE_RATE, end + MARGIN)
             found.append((word, round(start, 3), round(end - start, 3)))
     return found
 

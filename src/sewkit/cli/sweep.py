@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,7 @@ from sewkit.cli.reports import DataRoot, Measured, NormalizerName, Resample, Spl
 from sewkit.errors import UserError
 
 if TYPE_CHECKING:
-    from sewkit.compute import Compute
+    from sewkit.bench.pareto import Names
     from sewkit.curve import Curve
 
 
@@ -203,7 +202,7 @@ def _print_times(name: str, rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def _print_curve(curve: Curve, names: Mapping[str, Compute]) -> None:
+def _print_curve(curve: Curve, names: Names) -> None:
     from rich.console import Console
     from rich.table import Table
 
