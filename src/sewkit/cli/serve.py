@@ -83,9 +83,9 @@ def serve(
     header x-sewkit-compute of an answer names the operating point that ran. WebSockets: /v1/realtime in OpenAI's form,
     /v1/stream for plain 16-bit samples. Also /v1/models, /v1/state, /health, /ready, /metrics and /openapi.json.
 
-    With a stochastic model a governor chooses the operating point of each batch: the best one at which the objective
-    holds, full compute when idle. Requests are refused only where not even the cheapest point would do. The device is
-    calibrated at the first start, and the times are kept.
+    With a stochastic model a governor chooses the operating point of each batch: the most accurate one at which the
+    objective holds. Requests are refused only where not even the cheapest point would do. The device is calibrated at
+    the first start, and the times are kept.
 
     SIGTERM and Ctrl-C: no new requests are taken, those on their way are finished, and the exit status is 0. Logs are
     JSON lines on standard error.
