@@ -19,7 +19,7 @@ from sewkit.model import SpeechModel, build_model
 from sewkit.runtime import Runtime
 from sewkit.runtime.export import export, make_runtime, new_folder
 from sewkit.runtime.graph import ZEROS, ClipGraph, graph_inputs
-from sewkit.runtime.openvino import padded_size
+from sewkit.runtime.openvino import SIZE_UNIT, padded_size
 from sewkit.testing import STOCHASTIC_TOYS, TOYS, synthetic_speech, toy_model
 from sewkit.text import Alphabet
 
@@ -170,8 +170,9 @@ def test_int8_hears_what_is_a_hundred_times_quieter_than_the_loudest(tmp_path: P
 def test_clips_of_any_length_come_in_few_sizes_none_much_longer() -> None:
     lengths = range(400, 30 * 16_000, 77)
     sizes = {length: padded_size(length) for length in lengths}
-    assert all(length + ZEROS <= size <= length * 9 / 8 + ZEROS for length, size in sizes.items())
+    assert all(length + ZEROS <= size <= length * 9 / 8 + SIZE_UNIT + ZEROS for length, size in sizes.items())
     assert len(set(sizes.values())) < 90
+    assert [padded_size(16_000 * seconds) - ZEROS for seconds in (1, 5, 10, 30)] == [16_000, 80_000, 160_000, 480_000]
 
 
 @pytest.mark.parametrize(("dtype", "share"), [("float32", 1e-4), ("bfloat16", 0.1)])

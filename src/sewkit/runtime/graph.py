@@ -15,6 +15,7 @@ are int64 tensors (1,).
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -39,6 +40,8 @@ TINY = 1e-6
 """What a frame of zeros is divided by."""
 ZEROS = 160
 """More than any first convolution hears at a time."""
+ROWS_MULTIPLE = 16
+"""A clip is multiplied with so many rows of the position table, or a multiple: products of odd widths are slower."""
 NEVER = -1e4
 """What is added to the score of a key that holds no frame."""
 FRAMES, LOGITS, CLASS_SCORES = "frames", "logits", "class_scores"
@@ -51,17 +54,18 @@ class ClipGraph(nn.Module):
     Samples are normalised where the model wants them so, and behind the clip there are at least `ZEROS` zeros; the clip
     must give a squeezed frame. Frames behind its last are of no meaning.
 
-    scaled: write the extractor for int8, see `_ScaledConv`: channels last, and the waveform filled up to whole hops, so
-    that every convolution's strides divide what it hears and windows are views where they can be.
+    for_int8: write it so that all can be quantised, and quickly: the extractor as `_ScaledConv` does, channels last, and
+    the waveform filled up to whole hops, so that every convolution's strides divide what it hears and windows are views
+    where they can be; the products of SEW-D's position table with the whole of it, which is a constant.
     """
 
-    def __init__(self, model: SpeechModel, compute: Compute, scaled: bool = False):
+    def __init__(self, model: SpeechModel, compute: Compute, for_int8: bool = False):
         super().__init__()
         self.conv_layers = model.config.conv_layers
         first, *rest = model.features.blocks
-        self.hop = hop_samples(self.conv_layers) if scaled else None
-        self.first = _FirstProduct(first) if scaled else _FirstConv(first)
-        self.rest = nn.Sequential(*map(_ScaledConv if scaled else _Conv, rest))
+        self.hop = hop_samples(self.conv_layers) if for_int8 else None
+        self.first = _FirstProduct(first) if for_int8 else _FirstConv(first)
+        self.rest = nn.Sequential(*map(_ScaledConv if for_int8 else _Conv, rest))
         self.feature_norm, self.projection = model.feature_norm, model.projection
         self.squeeze = _Squeeze(model, compute.squeeze)
         self.encoder_norm, self.norm_first = model.encoder.norm, model.encoder.norm_first
@@ -73,7 +77,7 @@ class ClipGraph(nn.Module):
         )
         self.indices = nn.ModuleDict()
         if tables is not None:
-            self.indices.update({_key(pair): _Index(tables, *pair, compute.squeeze) for pair in set(pools)})
+            self.indices.update({_key(pair): _Index(tables, *pair, compute.squeeze, for_int8) for pair in set(pools)})
         self.upsample = ways_up(model).get(compute.squeeze)
         self.head = model.head
 
@@ -320,34 +324,35 @@ class _Attention(nn.Module):
 
     def __init__(self, attention: SelfAttention, query_pool: int, kv_pool: int, tables: RelativePositions | None):
         super().__init__()
-        self.query, self.key, self.value = attention.query, attention.key, attention.value
-        self.output, self.num_heads = attention.output, attention.num_heads
+        self.key, self.value, self.output = attention.key, attention.value, attention.output
+        self.num_heads = attention.num_heads
         self.head_size = attention.query.out_features // self.num_heads
         self.query_pool, self.kv_pool = query_pool, kv_pool
-        self.scale = 1 / math.sqrt(self.head_size if tables is None else 3 * self.head_size)
+        scale = 1 / math.sqrt(self.head_size if tables is None else 3 * self.head_size)
+        self.query = _times(attention.query, scale)
         self.table_keys = self.table_queries = None
         if tables is not None:
             table = tables.norm(_in_order_of_distance(tables.embedding))[None]
             self.table_keys, self.table_queries = (
                 nn.Parameter(self._heads(project(table))[0].transpose(1, 2).detach().contiguous())
-                for project in (self.key, self.query)
+                for project in (attention.key, self.query)
             )
 
     def forward(self, x: Tensor, count: Tensor, index: Index | None) -> Tensor:
         keys = _pooled(x, count, self.kv_pool)
         queries = keys if self.query_pool == self.kv_pool else _pooled(x, count, self.query_pool)
-        query = self._heads(self.query(queries)) * self.scale
+        query = self._heads(self.query(queries))
         key, value = self._heads(self.key(keys)), self._heads(self.value(keys))
         scores = query @ key.transpose(2, 3)
         if index is not None:
-            scores = scores + self._position_scores(query, key * self.scale, index)
+            scores = scores + self._position_scores(query, key, index)
         held = _counts(x, count, self.kv_pool)
         scores = scores + (held.clamp(min=1) / self.kv_pool).log() + NEVER * (1 - held.clamp(max=1))
         context = scores.softmax(3) @ value
         return self._spread(self.output(context.transpose(1, 2).flatten(2)), x)
 
     def _position_scores(self, query: Tensor, key: Tensor, index: Index) -> Tensor:
-        """(1, N, Uq, D), (1, N, Uk, D), both scaled -> (1, N, Uq, Uk)."""
+        """(1, N, Uq, D), (1, N, Uk, D) -> (1, N, Uq, Uk)."""
         by_query, by_key, num_rows = index
         assert self.table_keys is not None
         assert self.table_queries is not None
@@ -365,24 +370,34 @@ class _Attention(nn.Module):
         return x[:, :, None].expand(-1, -1, self.query_pool, -1).flatten(1, 2)[:, : like.shape[1]]
 
 
+def _times(linear: nn.Linear, factor: float) -> nn.Linear:
+    """A layer whose output is `factor` times as large."""
+    scaled = copy.deepcopy(linear).requires_grad_(False)
+    scaled.weight *= factor
+    scaled.bias *= factor
+    return scaled
+
+
 class _Index(nn.Module):
     """Where each pair's entry lies among the products of all queries, and of all keys, with the position table.
 
-    The table's rows stand in the order of buckets 0, -1, 1, -2, 2, ...: a clip needs the first so many of them.
+    The table's rows stand in the order of buckets 0, -1, 1, -2, 2, ...: a clip needs the first so many of them. whole:
+    it takes all of them.
     """
 
     rows: Tensor
     all_rows: Tensor
 
-    def __init__(self, tables: RelativePositions, query_pool: int, kv_pool: int, squeeze: int):
+    def __init__(self, tables: RelativePositions, query_pool: int, kv_pool: int, squeeze: int, whole: bool):
         super().__init__()
-        self.query_pool, self.kv_pool = query_pool, kv_pool
+        self.query_pool, self.kv_pool, self.whole = query_pool, kv_pool, whole
         self.step = (1, 1) if tables.unit is None else (squeeze, tables.unit)
         self.reach = tables.max_positions  # every distance beyond has the bucket of this one
         distances = torch.arange(-self.reach, self.reach + 1)
         buckets = log_buckets(distances, tables.num_buckets, tables.max_positions)
         buckets = buckets.clamp(-tables.num_buckets, tables.num_buckets - 1)
-        self.register_buffer("all_rows", torch.arange(2 * tables.num_buckets))
+        self.num_rows = 2 * tables.num_buckets
+        self.register_buffer("all_rows", torch.arange(self.num_rows))
         self.register_buffer("rows", (2 * buckets.abs() - (buckets < 0).long()).int())
 
     def forward(self, x: Tensor) -> Index:
@@ -395,8 +410,10 @@ class _Index(nn.Module):
         size = torch.div(times * doubled.abs() + over - 1, 2 * over, rounding_mode="floor")
         distances = (size * doubled.sign()).clamp(-self.reach, self.reach)
         rows = self.rows.index_select(0, (distances + self.reach).flatten()).reshape(queries.shape[0], -1)
-        furthest = (x.shape[1] + max(pools)) * times // over + 1
-        num_rows = self.all_rows[: 2 * furthest + 1].shape[0]
+        num_rows = self.num_rows
+        if not self.whole:
+            furthest = (x.shape[1] + max(pools)) * times // over + 1
+            num_rows = self.all_rows[: (2 * furthest // ROWS_MULTIPLE + 1) * ROWS_MULTIPLE].shape[0]
         return (queries * num_rows + rows).flatten(), (keys * num_rows + rows).flatten(), num_rows
 
 

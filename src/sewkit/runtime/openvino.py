@@ -31,6 +31,8 @@ from sewkit.runtime.graph import ZEROS, ClipGraph, graph_inputs, output_names
 CONSTANTS = "model.bin"
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 INT8 = "int8"
+SIZE_UNIT = 125
+"""Samples; by powers of two it goes into a second."""
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -83,14 +85,15 @@ class OpenVINOEngine:
 
 
 def padded_size(samples: int) -> int:
-    """To how many samples a clip is filled with zeros: eight sizes from one power of two to the next.
+    """To how many samples a clip is filled with zeros: eight sizes from one length to twice that, whole seconds among
+    them, since clips of a round length are what programs cut.
 
     OpenVINO makes code for every size of every tensor that it has not met, which takes longer than running a short clip
     does: with sizes as they come nearly every recording would pay that, so a fifteenth more sound is the better price.
-    A little more than multiples of powers of two, whose rows would share their lines of the cache.
     """
-    step = 1 << max(0, samples.bit_length() - 4)
-    return -(-samples // step) * step + ZEROS
+    units = -(-samples // SIZE_UNIT)
+    step = 1 << max(0, units.bit_length() - 4)
+    return -(-units // step) * step * SIZE_UNIT + ZEROS
 
 
 def converted(model: SpeechModel, compute: Compute, for_int8: bool = False) -> Any:
