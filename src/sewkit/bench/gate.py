@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sewkit.audio import SAMPLE_RATE
-from sewkit.bench.timing import interleaved, ratio, summary
+from sewkit.bench.timing import PAUSE, interleaved, ratio, summary
 from sewkit.checkpoint import LoadedModel
 from sewkit.checkpoint.exported import RuntimeName
 from sewkit.compute import Compute, names_by_macs
@@ -183,7 +183,7 @@ def _measure(
     rates = _rates(before, after, clips, point)
     timed = _timed_clip(clips)
     times = interleaved(
-        {"before": lambda: _output(before, timed, point), "after": lambda: _output(after, timed, point)}, runs
+        {"before": lambda: _output(before, timed, point), "after": lambda: _output(after, timed, point)}, runs, PAUSE
     )
     return PointGate(
         point=str(point),

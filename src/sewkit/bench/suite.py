@@ -20,13 +20,10 @@ from sewkit.bench.exports import normalized
 from sewkit.bench.footprint import footprint_mib
 from sewkit.bench.subject import Subject, prepare
 from sewkit.bench.systems import Case, Forward, System
-from sewkit.bench.timing import environment, interleaved, ratio, spread
+from sewkit.bench.timing import PAUSE, environment, interleaved, ratio, spread
 from sewkit.checkpoint import load_model
 from sewkit.compute import macs
 from sewkit.testing import synthetic_speech
-
-PAUSE = 0.02
-"""Seconds between calls: longer than the threads of any runtime wait for more work before they let go of the core."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+PAUSE = 0.02
+"""Seconds between calls: longer than the threads of any runtime wait for more work before they let go of the core."""
+
 
 def interleaved(
     calls: Mapping[str, Callable[[], object]],
