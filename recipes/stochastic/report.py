@@ -110,8 +110,9 @@ def pairs(wer: Rates, cer: Rates) -> list[list[str]]:
     """Pre-trained and fine-tuned, all measured at squeeze 2."""
     named = {
         "both at squeeze 2": "paired-words-from-s2",
-        "both stochastic": "paired-words all",
-        "pre-trained stochastic, fine-tuned at squeeze 2": "paired-words s2",
+        "pre-trained stochastic, fine-tuned at squeeze 2": "paired-words-s2",
+        "both stochastic": "paired-words-all",
+        **{f"both stochastic, then {share} % more at squeeze 2": f"paired-specialised s2-{share}" for share in SHARES},
     }
     rows = [["pre-training and fine-tuning", "WER, %", "CER, %", "WER against the first"]]
     base = wer.get("paired-words-from-s2", {}).get("squeeze=2", {})
