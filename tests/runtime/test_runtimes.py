@@ -143,7 +143,7 @@ def test_calls_side_by_side_give_what_they_give_alone(make: Make) -> None:
 
 
 @pytest.mark.parametrize("name", [*TOYS, "stochastic-sew"])
-def test_the_extractor_written_for_int8_is_the_same_function(name: str) -> None:
+def test_a_graph_written_for_int8_is_the_same_function(name: str) -> None:
     model = toy_model(name)
     point = resolve(model.config, None)
     plain, scaled = (ClipGraph(model, point, for_int8).eval() for for_int8 in (False, True))
