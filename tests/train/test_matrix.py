@@ -202,7 +202,7 @@ def test_the_stochastic_matrices_resolve():
     folder = Path(__file__).parents[2] / "recipes" / "small"
     matrix = load_matrix(folder / "matrix-stochastic.yaml")
     recipes = {cell.name: recipe_of(matrix, cell) for cell in cells_of(matrix)}
-    assert len(recipes) == 3 + 9 + 18 + 2 + 6 + 3
+    assert len(recipes) == 3 + 9 + 18 + 2 + 6 + 3 + 6
     starts = {str(recipe.init) for name, recipe in recipes.items() if name.startswith(("stochastic", "fixed"))}
     assert starts == {"runs/small/start"}
     assert len({recipes[name].stages[0].num_updates for name in ("stochastic-seed2", "fixed-s4-seed2")}) == 1

@@ -376,9 +376,9 @@ class _Attention(nn.Module):
 
 def _times(linear: nn.Linear, factor: float) -> nn.Linear:
     """A layer whose output is `factor` times as large."""
-    scaled = copy.deepcopy(linear).requires_grad_(False)
-    scaled.weight *= factor
-    scaled.bias *= factor
+    scaled = copy.deepcopy(linear)
+    for parameter in scaled.parameters():
+        parameter.data *= factor
     return scaled
 
 
