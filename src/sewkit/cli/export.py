@@ -33,7 +33,9 @@ def export(
     calibrate: Annotated[
         Path | None, typer.Option(help="Manifest of real speech like what the model will hear; never test data.")
     ] = None,
-    calibration_clips: Annotated[int, typer.Option(min=1, help="Recordings to calibrate with.")] = 64,
+    calibration_clips: Annotated[
+        int, typer.Option(min=1, help="Recordings to calibrate with; without --gate-data at most half.")
+    ] = 64,
     gate_data: Annotated[
         list[Path] | None,
         typer.Option(help="Manifests to compare on; default: recordings of --calibrate that are not calibrated with."),
@@ -82,7 +84,9 @@ def export(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load_model(model, architecture)
-    calibration, held_out = _split(_rows([calibrate], data_root) if calibrate else [], calibration_clips if int8 else 0)
+    rows = _rows([calibrate], data_root) if calibrate else []
+    most = len(rows) if gate_data else max(1, len(rows) // 2)  # the gate needs more than what happens to be left
+    calibration, held_out = _split(rows, min(calibration_clips, most) if int8 else 0)
     heard = _rows(gate_data, data_root, gate_clips) if gate_data else held_out[:gate_clips]
     points = None if compute is None else [loaded.resolve(point) for point in compute]
     grid = operating_points(loaded.model.config if points is None else grid_of(loaded.model.config, points))
