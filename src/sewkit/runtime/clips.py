@@ -33,7 +33,8 @@ def as_heard(waveform: np.ndarray, config: ModelConfig) -> np.ndarray:
     """(S,) samples as graphs take them: float32, normalised where the model wants them so, else about zero.
 
     Group norm takes an offset out again, but in bfloat16 it would have hidden the sound by then. `normalize_waveforms`
-    of one clip in NumPy: PyTorch's threads stay awake for a while after such a call, and would take the other runtime's cores (3 ms of SEW-tiny's 52).
+    of one clip in NumPy: PyTorch's threads stay awake for a while after such a call, and would take the other runtime's
+    cores (3 ms of SEW-tiny's 52).
     """
     clip = np.ascontiguousarray(waveform, dtype=np.float32)
     if config.normalize_input or config.extractor_norm == "group":
