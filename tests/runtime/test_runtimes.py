@@ -16,7 +16,7 @@ from sewkit.compute import Compute, resolve
 from sewkit.config import PUBLISHED, ModelConfig
 from sewkit.lengths import num_frames
 from sewkit.model import SpeechModel, build_model
-from sewkit.runtime import Runtime
+from sewkit.runtime import Runtime, graph_features
 from sewkit.runtime.export import export, make_runtime, new_folder
 from sewkit.runtime.graph import ZEROS, ClipGraph, graph_inputs
 from sewkit.runtime.openvino import SIZE_UNIT, padded_size
@@ -142,6 +142,14 @@ def test_calls_side_by_side_give_what_they_give_alone(make: Make) -> None:
         assert_near(found, expected)
 
 
+@pytest.fixture(params=["narrow", "wide"])
+def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toy convolutions, which are narrow, as they are and as if they were wide enough for int8."""
+    if request.param == "wide":
+        monkeypatch.setattr(graph_features, "SCALED_FROM", 0)
+
+
+@pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("name", [*TOYS, "stochastic-sew"])
 def test_a_graph_written_for_int8_is_the_same_function(name: str) -> None:
     model = toy_model(name)
@@ -155,6 +163,7 @@ def test_a_graph_written_for_int8_is_the_same_function(name: str) -> None:
                 torch.testing.assert_close(other[:, :count], one[:, :count], atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.usefixtures("width")
 def test_int8_hears_what_is_a_hundred_times_quieter_than_the_loudest(tmp_path: Path) -> None:
     """The extractor's frames follow the sound's loudness, so one scale for all of them would hold a few steps of it."""
     loud, quiet = synthetic_speech(16_000, 1), synthetic_speech(16_000, 2)

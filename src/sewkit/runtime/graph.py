@@ -31,7 +31,7 @@ from sewkit.model.disentangled import RelativePositions, log_buckets
 from sewkit.model.encoder import EncoderLayer
 from sewkit.model.heads import ClassificationHead, CTCHead
 from sewkit.model.stochastic import ways_up
-from sewkit.runtime.graph_features import Conv, FirstConv, FirstProduct, ScaledConv
+from sewkit.runtime.graph_features import Conv, ConvProduct, FirstConv, ScaledConv, is_narrow
 
 Index = tuple[Tensor, Tensor, int]
 """Of each pair, in rows: its entry among (Uq, R) products of queries with the position table, and among (Uk, R) of
@@ -52,9 +52,10 @@ class ClipGraph(nn.Module):
     Samples are normalised where the model wants them so, and behind the clip there are at least `ZEROS` zeros; the clip
     must give a squeezed frame. Frames behind its last are of no meaning.
 
-    for_int8: write what int8 needs and what is quicker in it. The extractor as `ScaledConv`, channels last, and the
-    waveform filled up to whole hops, so that every convolution's strides divide what it hears and windows are views
-    where they can be. Of SEW-D the whole position table: a constant, which a part that depends on the clip is not.
+    for_int8: write what int8 needs and what is quicker in it. The extractor as products with channels last, the wide
+    ones as `ScaledConv`, and the waveform filled up to whole hops, so that every convolution's strides divide what it
+    hears and windows are views where they can be. Of SEW-D the whole position table: a constant, which a part that
+    depends on the clip is not.
     """
 
     def __init__(self, model: SpeechModel, compute: Compute, for_int8: bool = False):
@@ -62,8 +63,10 @@ class ClipGraph(nn.Module):
         self.conv_layers = model.config.conv_layers
         first, *rest = model.features.blocks
         self.hop = hop_samples(self.conv_layers) if for_int8 else None
-        self.first = FirstProduct(first) if for_int8 else FirstConv(first)
-        self.rest = nn.Sequential(*map(ScaledConv if for_int8 else Conv, rest))
+        self.first = ConvProduct(first) if for_int8 else FirstConv(first)
+        num_narrow = sum(map(is_narrow, rest)) if for_int8 else 0
+        self.narrow = nn.Sequential(*map(ConvProduct, rest[:num_narrow]))
+        self.rest = nn.Sequential(*map(ScaledConv if for_int8 else Conv, rest[num_narrow:]))
         self.feature_norm, self.projection = model.feature_norm, model.projection
         self.squeeze = _Squeeze(model, compute.squeeze)
         self.encoder_norm, self.norm_first = model.encoder.norm, model.encoder.norm_first
@@ -85,7 +88,7 @@ class ClipGraph(nn.Module):
             x = self.rest(self.first(waveform[:, None], num_samples)).transpose(1, 2)
         else:
             whole = F.pad(waveform, (0, self.hop - waveform.shape[1] % self.hop))
-            x = self.rest(self.first(whole[:, :, None], num_samples))
+            x = self.rest(self.narrow(self.first(whole[:, :, None], num_samples)))
         features = self.projection(self.feature_norm(x))
         count = num_frames(num_samples, self.conv_layers)
         squeezed = squeezed_length(count, self.squeeze.factor)

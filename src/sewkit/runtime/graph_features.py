@@ -14,6 +14,8 @@ from sewkit.model.features import ConvBlock, InstanceNorm
 
 TINY = 1e-6
 """What a frame of zeros is divided by."""
+SCALED_FROM = 128
+"""Channels from which on a convolution is done in int8: with fewer, scaling its frames takes as long as int8 saves."""
 
 
 class Conv(nn.Module):
@@ -49,11 +51,16 @@ class FirstConv(nn.Module):
         return F.gelu(x * scale + shift)
 
 
-class FirstProduct(nn.Module):
-    """`FirstConv` as a product of windows: (1, S, 1) -> (1, S / stride, C), S a multiple of the stride.
+def is_narrow(block: nn.Module) -> bool:
+    """Whether a block hears too few channels for int8."""
+    return isinstance(block, ConvBlock) and block.conv.in_channels < SCALED_FROM
+
+
+class ConvProduct(nn.Module):
+    """`Conv` and `FirstConv` as a product of windows: (1, T, C_in), T a multiple of the stride -> (1, T / stride, C).
 
     Channels are last from the start: a transpose of the longest tensor there is, and what converts its layout for the
-    norm, took a twentieth of W2V2-base's time in int8.
+    norm, took a twentieth of W2V2-base's time in int8. num_samples: what group norm needs.
     """
 
     def __init__(self, block: nn.Module):
@@ -61,12 +68,13 @@ class FirstProduct(nn.Module):
         assert isinstance(block, ConvBlock)
         self.conv, self.norm, self.windows = block.conv, block.norm, _Windows(block.conv)
 
-    def forward(self, x: Tensor, num_samples: Tensor) -> Tensor:
+    def forward(self, x: Tensor, num_samples: Tensor | None = None) -> Tensor:
         """See the class."""
         weight = self.conv.weight.transpose(1, 2).flatten(1)
         windows = torch.cat(self.windows(x), 2)
         if not isinstance(self.norm, InstanceNorm):
             return F.gelu(_layer_normed(F.linear(windows, weight, self.conv.bias), self.norm))
+        assert num_samples is not None
         x = F.linear(windows, weight)
         scale, shift = _instance_norm(x, self.norm, num_samples, self.conv, 1)
         return F.gelu(x * scale + shift)

@@ -118,7 +118,7 @@ def converted(model: SpeechModel, compute: Compute, for_int8: bool = False) -> A
 def quantized(graph: Any, clips: Sequence[np.ndarray], weight_bits: int) -> Any:
     """The graph with matrix products in int8, scales of activations fixed by clips as `clips.as_heard` gives them.
 
-    The first convolution and that of positions are left as they are. No SmoothQuant: it would move
+    The narrow convolutions of the extractor and that of positions are left as they are. No SmoothQuant: it would move
     scales from activations into weights, differently at each operating point, and so undo their sharing. weight_bits:
     8, or 7, see `Exported`.
     """
@@ -133,7 +133,7 @@ def quantized(graph: Any, clips: Sequence[np.ndarray], weight_bits: int) -> Any:
             subset_size=len(clips),
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(types=["GroupConvolution"], patterns=[r".*module\.first/.*"]),
+            ignored_scope=nncf.IgnoredScope(types=["GroupConvolution"], patterns=[r".*module\.(first|narrow)[./].*"]),
             advanced_parameters=advanced,
         )
 
