@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from sewkit.bench import suite, systems
-from sewkit.bench.exports import transformers_model
+from sewkit.bench import floor, suite, systems
+from sewkit.bench.exports import of_sewkit, transformers_model
 from sewkit.bench.figures import write_report
 from sewkit.bench.floor import Shapes, micros
 from sewkit.bench.stages import measure_stages, num_calls
@@ -170,12 +170,15 @@ def test_an_attention_that_a_peer_lacks_is_a_line_not_the_end(tmp_path: Path) ->
     assert transformers_model(subject, "eager") is not None
 
 
+@pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("name", ["w2v2", "sew", "sew-d"])
-def test_floors_do_the_arithmetic_of_their_stage(name: str) -> None:
+def test_floors_do_the_arithmetic_of_their_stage(name: str, int8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """MACs of the micro-benchmarks are those that `compute.macs` counts; only SEW-D's table, made once, is left out."""
     config = TOYS[name]
     point = Compute(squeeze=config.squeeze_factor)
-    pieces = micros(Shapes(config, 32_000, point, batch_size=2))
+    monkeypatch.setattr(floor, "SCALED_FROM", 16)  # else a toy has no convolution that is wide enough
+    pieces = micros(Shapes(config, 32_000, point, batch_size=2, int8=int8))
+    assert any("int8" in piece.ways for piece in pieces if piece.stage == "features") == int8
     counted = macs(config, 32_000, point)
     by_stage = {stage: sum(piece.macs for piece in pieces if piece.stage == stage) for stage in counted}
     assert by_stage["features"] == 2 * counted["features"]
@@ -205,6 +208,20 @@ def test_stages_add_up_and_have_their_floors(stochastic: Path) -> None:
     asr.runtime = None  # type: ignore[assignment]
     with pytest.raises(UserError, match="told apart in the PyTorch runtime"):
         measure_stages(asr, 1.0, None, 1)
+
+
+def test_stages_of_an_int8_export_are_told_apart_by_its_counters(stochastic: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    subject = prepare(str(stochastic), "squeeze=2", tmp_path / "subject")
+    asr = load(of_sewkit(subject, "openvino", "int8"))
+    report = measure_stages(asr, 1.0, "squeeze=2", 2)
+    rows = {row["stage"]: row for row in report["stages"]}
+    assert report["dtype"] == "int8"
+    assert {"features", "squeeze", "encoder", "up-sampling", "head"} <= rows.keys()
+    assert rows["features"]["floor_ms"] > 0
+    assert rows["encoder"]["ms"] > rows["head"]["ms"] > 0
+    with pytest.raises(UserError, match="told apart in the PyTorch runtime on a CPU, and in int8 for OpenVINO"):
+        measure_stages(load(of_sewkit(subject, "openvino", "fp32")), 1.0, "squeeze=2", 1)
 
 
 def test_throughput_compares_ways_on_files(stochastic: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Each is a matrix product, convolution or attention that the model cannot do without, or a pass over frames that it needs
 (GELU, LayerNorm, sums), by itself and with weights of its own for each layer, as in the model. Where there are several
-ways to compute one, all are timed and the fastest counts.
+ways to compute one, all are timed and the fastest counts. All are PyTorch's, those of int8 oneDNN's through it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from sewkit.compute import Compute
 from sewkit.config import ModelConfig
+from sewkit.errors import UserError
 from sewkit.lengths import conv_length, num_frames, pooled_length, squeezed_length
+from sewkit.runtime.graph_features import SCALED_FROM
 from sewkit.runtime.product import Product
 
 FEATURES, PROJECTION, SQUEEZE, ENCODER, UPSAMPLE, HEAD = (
@@ -44,13 +46,17 @@ class Micro:
 
 @dataclass
 class Shapes:
-    """The shapes of a model at one operating point, for clips of `num_samples`."""
+    """The shapes of a model at one operating point, for clips of `num_samples`.
+
+    dtype: of all but, with `int8`, linear layers and the extractor's wide convolutions.
+    """
 
     config: ModelConfig
     num_samples: int
     point: Compute
     batch_size: int = 1
     dtype: torch.dtype = torch.float32
+    int8: bool = False
     frames: int = field(init=False)
     squeezed: int = field(init=False)
 
@@ -61,6 +67,27 @@ class Shapes:
     def random(self, *shape: int) -> Tensor:
         """Numbers small enough that no sum of products leaves the range of any type."""
         return torch.randn(*shape, dtype=torch.float32).mul_(0.02).to(self.dtype)
+
+
+class Int8Product:
+    """A product of (rows, K) numbers of 8 bits by (K, N) that gives (rows, N) of 8 bits, as from layer to layer."""
+
+    def __init__(self, rows: int, inner: int, outer: int):
+        self.x = torch.randint(0, 256, (rows, inner), dtype=torch.uint8)
+        self.weight = torch.randint(-127, 128, (outer, inner), dtype=torch.int8)
+        self.of_row = torch.full((outer,), 0.01), torch.zeros(outer, dtype=torch.int64)
+        self.packed: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        """Raises UserError where this PyTorch has no such products."""
+        ops = torch.ops.onednn
+        if not hasattr(ops, "qlinear_pointwise"):
+            raise UserError(f"PyTorch {torch.__version__} has no products of int8 to compare with")
+        if self.packed is None:
+            self.packed = ops.qlinear_prepack(self.weight, list(self.x.shape))
+        return ops.qlinear_pointwise(
+            self.x, 0.02, 128, self.packed, *self.of_row, None, 0.1, 128, torch.uint8, "none", [], "none"
+        )
 
 
 def micros(shapes: Shapes) -> list[Micro]:
@@ -79,13 +106,16 @@ def _features(shapes: Shapes) -> Iterator[Micro]:
     channels, length, batch_size = 1, shapes.num_samples, shapes.batch_size
     for index, (width, kernel, stride) in enumerate(shapes.config.conv_layers):
         out = conv_length(length, kernel, stride)
-        weight = shapes.random(width, channels, kernel)
-        yield Micro(
-            FEATURES,
-            f"conv {index}: {channels} -> {width}, kernel {kernel}, stride {stride}, {out} frames",
-            batch_size * out * channels * width * kernel,
-            _convolution(shapes, shapes.random(batch_size, channels, length), weight, stride, out),
-        )
+        if in_int8 := shapes.int8 and channels >= SCALED_FROM:
+            ways: dict[str, Call] = {"int8": Int8Product(batch_size * out, channels * kernel, width)}
+        else:
+            weight = shapes.random(width, channels, kernel)
+            ways = _convolution(shapes, shapes.random(batch_size, channels, length), weight, stride, out)
+        name = f"conv {index}: {channels} -> {width}, kernel {kernel}, stride {stride}, {out} frames"
+        yield Micro(FEATURES, name, batch_size * out * channels * width * kernel, ways)
+        if in_int8:
+            scaled = _scaling(shapes.random(batch_size, length, channels))
+            yield Micro(FEATURES, f"scales {index}: {length} x {channels}", 0, scaled)
         yield Micro(FEATURES, f"GELU {index}: {out} x {width}", 0, _gelu(shapes.random(batch_size, out, width)))
         channels, length = width, out
 
@@ -202,6 +232,11 @@ def _head(shapes: Shapes) -> Iterator[Micro]:
 def _products(shapes: Shapes, stage: str, name: str, rows: int, matrix: tuple[int, int], layers: int) -> Micro:
     """A linear layer in each of `layers`, each with its own weights."""
     inner, outer = matrix
+    described = f"{name}: {rows} x {inner} by {inner} x {outer}" + (f", {layers} layers" if layers > 1 else "")
+    cost = layers * rows * inner * outer
+    if shapes.int8:
+        in_int8 = [Int8Product(rows, inner, outer) for _ in range(layers)]
+        return Micro(stage, described, cost, {"int8": lambda: [product() for product in in_int8]})
     x, weights = shapes.random(rows, inner), [shapes.random(outer, inner) for _ in range(layers)]
     bias = shapes.random(outer)
 
@@ -215,8 +250,13 @@ def _products(shapes: Shapes, stage: str, name: str, rows: int, matrix: tuple[in
         for layer in packed:
             layer(x)
 
-    described = f"{name}: {rows} x {inner} by {inner} x {outer}" + (f", {layers} layers" if layers > 1 else "")
-    return Micro(stage, described, layers * rows * inner * outer, {"linear": run, "packed": run_packed})
+    return Micro(stage, described, cost, {"linear": run, "packed": run_packed})
+
+
+def _scaling(x: Tensor) -> dict[str, Call]:
+    """A scale for each frame; less than what is needed, for the scales must be found too."""
+    scales = torch.rand(*x.shape[:2], 1, dtype=x.dtype)
+    return {"mul": lambda: x * scales}
 
 
 def _gelu(x: Tensor) -> dict[str, Call]:

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from sewkit.cli.bench_tables import hardware, print_speed, print_stages, print_throughput
-from sewkit.cli.options import Device, Dtype, Json, Threads, print_json, write_json
+from sewkit.cli.options import Device, Json, Threads, print_json, write_json
 from sewkit.errors import UserError
 
 
@@ -150,7 +150,9 @@ def stages(
         typer.Option(help="Operating point, such as squeeze=4,kv_pool=2; may be repeated.", metavar="POINT"),
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Counted runs, after one warm-up.")] = 10,
-    dtype: Dtype = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16 in PyTorch; int8: the export for OpenVINO.")
+    ] = "float32",
     threads: Threads = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for stages.json, stages.csv and floor.csv.")
@@ -161,7 +163,7 @@ def stages(
 
     Stages: read, features, projection, squeeze, encoder, up-sampling, head, decode. The floor of a stage is the sum of
     micro-benchmarks of exactly its shapes, each in its fastest way: matrix products, convolutions, attention, and the
-    passes over frames between them.
+    passes over frames between them. Those of int8 are PyTorch's too, with attention in half precision.
 
     Example:  sewkit bench stages sew-tiny sew-d-tiny w2v2-base --threads 2 -o stages
     """
@@ -169,6 +171,7 @@ def stages(
 
     import torch
 
+    from sewkit.bench.exports import of_sewkit
     from sewkit.bench.figures import write_stages
     from sewkit.bench.stages import measure_stages, num_calls
     from sewkit.bench.subject import prepare
@@ -184,11 +187,14 @@ def stages(
         for point in points:
             with tempfile.TemporaryDirectory(prefix="sewkit-bench-") as folder:
                 subject = prepare(model, point, Path(folder))
-                asr = load(subject.model, device="cpu", dtype=dtype, runtime="torch")
-            asr.name = model
-            total = num_calls(asr, seconds, subject.point, runs)
-            with counted(f"measuring {model}", "calls", total) as on_calls:
-                reports.append(measure_stages(asr, seconds, subject.point, runs, lambda: on_calls(1)))
+                if dtype == "int8":
+                    asr = load(of_sewkit(subject, "openvino", dtype), device="cpu")
+                else:
+                    asr = load(subject.model, device="cpu", dtype=dtype, runtime="torch")
+                asr.name = model
+                total = num_calls(asr, seconds, subject.point, runs)
+                with counted(f"measuring {model}", "calls", total) as on_calls:
+                    reports.append(measure_stages(asr, seconds, subject.point, runs, lambda: on_calls(1)))
             if not as_json:
                 print_stages(reports[-1])
     where = environment()

@@ -43,6 +43,7 @@ class OpenVINOEngine:
     them) each get a stream of their own.
     dtype: what is computed in, whatever OpenVINO would take on this CPU; of an int8 graph, "int8", that is bfloat16 for
     what is not quantised where the CPU has instructions for it, else float32.
+    counting: whether graphs that are compiled from now on note the time of each operation, for `counted`.
     """
 
     def __init__(self, graph: Callable[[Compute], Any], dtype: str = "float32"):
@@ -53,6 +54,7 @@ class OpenVINOEngine:
             has_bfloat16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             dtype = "bfloat16" if has_bfloat16 else "float32"
         self._precision = PRECISIONS[dtype]
+        self.counting = False
         self._compiled: dict[tuple[Compute, int], Any] = {}
         self._lock = threading.Lock()
         self._thread = threading.local()
@@ -62,6 +64,11 @@ class OpenVINOEngine:
         request = self._request(compute, max(1, self._threads // torch.get_num_threads()))
         request.infer(graph_inputs(clip, padded_size(len(clip))), share_inputs=True)
         return np.array(request.get_tensor(output).data)
+
+    def counted(self, compute: Compute) -> list[tuple[str, float]]:
+        """Of the calling thread's last run at a point: operations by their names in the graph, and their seconds."""
+        request = self._request(compute, max(1, self._threads // torch.get_num_threads()))
+        return [(node.node_name, node.real_time.total_seconds()) for node in request.profiling_info]
 
     def _request(self, compute: Compute, streams: int) -> Any:
         """The calling thread's own."""
@@ -80,6 +87,7 @@ class OpenVINOEngine:
             "INFERENCE_PRECISION_HINT": self._precision,
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": streams,
+            "PERF_COUNT": self.counting,
         }
         return self._core.compile_model(self._graph(compute), "CPU", settings)
 
