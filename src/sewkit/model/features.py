@@ -47,13 +47,21 @@ class InstanceNorm(nn.Module):
         valid = valid_mask(lengths, windows.shape[1])[:, :, None]
         mean = windows.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count
         windows = windows - mean
-        # Neighbouring samples are alike: what a high-pass filter leaves of their covariance is a small difference.
-        precise = torch.float32 if windows.device.type == "mps" else torch.float64
-        wide, taps = windows.masked_fill(~valid, 0.0).to(precise), weight.to(precise)
-        covariance = wide.transpose(1, 2) @ wide / count
+        precise = statistics_dtype(windows.device)
+        wide = windows.masked_fill(~valid, 0.0).to(precise)
+        return windows, self.filters(wide.transpose(1, 2) @ wide / count, weight)
+
+    def filters(self, covariance: Tensor, weight: Tensor) -> Tensor:
+        """(B, K, K) of the windows, (C, K) -> (B, K, C) normalising weights."""
+        taps = weight.to(covariance.dtype)
         variance = ((taps @ covariance) * taps).sum(2).clamp(min=0)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return windows, (weight * scale[:, :, None]).transpose(1, 2).to(windows.dtype)
+        return (weight * scale[:, :, None]).transpose(1, 2).to(weight.dtype)
+
+
+def statistics_dtype(device: torch.device) -> torch.dtype:
+    """Neighbouring samples are alike: what a high-pass filter leaves of their covariance is a small difference."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class ConvBlock(nn.Module):

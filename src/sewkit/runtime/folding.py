@@ -30,7 +30,7 @@ from sewkit.model import SpeechModel
 from sewkit.model.attention import Positions, SelfAttention
 from sewkit.model.disentangled import DisentangledAttention, RelativePositions, log_buckets, round_distances
 from sewkit.model.encoder import EncoderLayer
-from sewkit.model.features import ConvBlock, FeatureExtractor, InstanceNorm
+from sewkit.model.features import ConvBlock, FeatureExtractor, InstanceNorm, statistics_dtype
 from sewkit.model.pooling import NO_POOLING, Pooling
 from sewkit.model.squeeze import PositionalConv
 from sewkit.model.stochastic import ways_up
@@ -40,6 +40,8 @@ TILE_FRAMES = 256
 """Frames that the extractor makes at a time, at most: enough to keep a core busy."""
 TILE_NUMBERS = 1 << 21
 """Numbers that the first convolution may give a tile: few enough to stay in the caches."""
+STATISTICS_WINDOWS = 1 << 14
+"""Windows of the waveform that its statistics are taken of at a time."""
 SCORES = 1 << 19
 """Scores of a head that are held at a time: few enough to stay in the caches."""
 QUERIES = (64, 384)
@@ -127,12 +129,13 @@ class TiledExtractor(nn.Module):
     def _fill(self, frames: Tensor, waveform: Tensor) -> None:
         """(S,) samples -> all of (T, C), in place."""
         width, kernel, stride = self.layers[0]
-        windows, weights, shift = _first_filters(self.first, waveform[None, :].unfold(1, kernel, stride))
+        windows = waveform.unfold(0, kernel, stride)
+        mean, weights, shift = _first_filters(self.first, windows)
         tile = min(TILE_FRAMES, max(1, TILE_NUMBERS // (width * hop_samples(self.layers[1:]))))
         for start in range(0, len(frames), tile):
             stop = min(start + tile, len(frames))
             low, high = self._seen(start, stop)
-            x = torch.baddbmm(shift, windows[:, low:high], weights)[0]
+            x = torch.addmm(shift, windows[low:high] - mean, weights)
             x = gelu_(_layer_normed(x, self.first.norm)).to(frames.dtype)
             for block in self.rest:
                 x = block(x)
@@ -146,12 +149,17 @@ class TiledExtractor(nn.Module):
 
 
 def _first_filters(block: ConvBlock, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(1, T, K) windows -> windows, (1, K, C) weights and (C,) shift, whose product and sum is normed over time."""
-    weight, bias = block.conv.weight[:, 0].float(), block.conv.bias
-    if isinstance(block.norm, InstanceNorm):
-        windows, weights = block.norm(windows, torch.tensor([windows.shape[1]]), weight)
-        return windows, weights, block.norm.bias.float()
-    return windows, weight.t()[None], weight.new_zeros(len(weight)) if bias is None else bias.float()
+    """(T, K) windows -> (K,) mean, (K, C) weights and (C,) shift: (windows - mean) @ weights + shift is normed over
+    time, where the norm is of that kind."""
+    weight, bias, nothing = block.conv.weight[:, 0].float(), block.conv.bias, windows.new_zeros(windows.shape[1])
+    if not isinstance(block.norm, InstanceNorm):
+        return nothing, weight.t(), weight.new_zeros(len(weight)) if bias is None else bias.float()
+    mean, precise = windows.mean(0), statistics_dtype(windows.device)
+    covariance = torch.zeros(len(mean), len(mean), dtype=precise)
+    for stretch in windows.split(STATISTICS_WINDOWS):  # copies: of a minute they would be larger than all else
+        wide = (stretch - mean).to(precise)
+        covariance += wide.t() @ wide / len(windows)
+    return mean, block.norm.filters(covariance[None], weight)[0], block.norm.bias.float()
 
 
 def _layer_normed(x: Tensor, norm: nn.Module | None) -> Tensor:
