@@ -110,26 +110,35 @@ class _Windows(nn.Module):
         kernel, self.stride = conv.kernel_size[0], conv.stride[0]
         strides, single = divmod(kernel, self.stride)
         self.taps = [self.stride] * strides + [1] * single
+        self.starts = [sum(self.taps[:part]) for part in range(len(self.taps))]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         rows = x.reshape(1, -1, self.stride * x.shape[2])
-        number = torch.arange(rows.shape[1])
-        parts, start = [], 0
-        for taps in self.taps:
-            frames, first, step = (x, start, self.stride) if taps < self.stride else (rows, start // self.stride, 1)
-            index = (number * step + first).clamp(max=frames.shape[1] - 1)
-            parts.append(frames if first == 0 and step == 1 else frames.index_select(1, index))
-            start += taps
-        return parts
+        return [
+            _shifted(rows, start // self.stride) if taps == self.stride else _shifted(x, start, self.stride)
+            for start, taps in zip(self.starts, self.taps, strict=True)
+        ]
+
+    def of_rows(self, x: Tensor) -> list[Tensor]:
+        """(1, T / stride) numbers of the frames of a stride -> (1, T / stride) for each part those of its frames."""
+        return [_shifted(x, start // self.stride) for start in self.starts]
+
+
+def _shifted(x: Tensor, start: int, step: int = 1) -> Tensor:
+    """(1, T, ...) -> (1, T / step, ...), each `step`-th from `start` on, and the last again where there are no more."""
+    if start == 0 and step == 1:
+        return x
+    number = torch.arange(x.shape[1] // step)
+    return x.index_select(1, (number * step + start).clamp(max=x.shape[1] - 1))
 
 
 class ScaledConv(nn.Module):
-    """`Conv` as products of frames that were each divided by its largest number, so that int8 can hold them.
+    """`Conv` as products of frames that were divided by their largest number, so that int8 can hold them.
 
     Nothing between the first convolution and the last normalises, so frames are as loud and as quiet as speech is: with
     one scale for all of them the quiet ones become 0 (in sew-words a fifth of the letters change, with a scale for each
     frame three in a thousand: recipes/speed/measure_int8_extractor.py). A scale can be taken out of a product of all
-    that it scales. So each part of a window is a product with a scale of its own; a window is their sum.
+    that it scales. So the frames of a stride, which share one, are a product of their own; a window is a sum of such.
     """
 
     def __init__(self, block: nn.Module):
@@ -141,12 +150,14 @@ class ScaledConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, T, C_in), T a multiple of the stride -> (1, T / stride, C_out)."""
+        rows = x.reshape(1, -1, self.windows.stride * x.shape[2])
+        # Not of abs(): reductions are cheaper than another tensor of this size. A row, not a column, whose numbers
+        # OpenVINO would take one by one.
+        loudest = torch.maximum(rows.amax(2), -rows.amin(2)) + TINY
+        scaled = (rows * loudest.reciprocal()[:, :, None]).reshape(x.shape)
         sums: list[Tensor] = [] if self.bias is None else [self.bias]
-        for frames, weight in zip(self.windows(x), self.weights, strict=True):
-            # Not of abs(): reductions are cheaper than another tensor of this size. A row, not a column, whose numbers
-            # OpenVINO would take one by one.
-            loudest = torch.maximum(frames.amax(2), -frames.amin(2)) + TINY
-            sums.append(F.linear(frames * loudest.reciprocal()[:, :, None], weight) * loudest[:, :, None])
+        parts = zip(self.windows(scaled), self.windows.of_rows(loudest), self.weights, strict=True)
+        sums += [F.linear(frames, weight) * scale[:, :, None] for frames, scale, weight in parts]
         return F.gelu(_layer_normed(sum(sums[1:], sums[0]), self.norm))
 
 
