@@ -113,6 +113,7 @@ def _onnxruntime(precision: str, case: Case) -> Forward:
     path = exports.peer_onnx_int8(case.subject) if precision == "int8" else exports.peer_onnx(case.subject)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or it takes the cores from the next system
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {exports.INPUT: case.waveforms})
 

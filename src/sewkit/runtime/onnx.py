@@ -65,6 +65,7 @@ def _session(graph: Path | bytes, threads: int) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what goes wrong is raised
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # no core is kept busy behind a call
     if isinstance(graph, Path):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
     try:
