@@ -43,7 +43,6 @@ class OpenVINOEngine:
     them) each get a stream of their own.
     dtype: what is computed in, whatever OpenVINO would take on this CPU; of an int8 graph, "int8", that is bfloat16 for
     what is not quantised where the CPU has instructions for it, else float32.
-    counting: whether graphs that are compiled from now on note the time of each operation, for `counted`.
     """
 
     def __init__(self, graph: Callable[[Compute], Any], dtype: str = "float32"):
@@ -55,6 +54,7 @@ class OpenVINOEngine:
             dtype = "bfloat16" if has_bfloat16 else "float32"
         self._precision = PRECISIONS[dtype]
         self.counting = False
+        """Whether graphs that are compiled from now on note the time of each operation, for `counted`."""
         self._compiled: dict[tuple[Compute, int], Any] = {}
         self._lock = threading.Lock()
         self._thread = threading.local()
