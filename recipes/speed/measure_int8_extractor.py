@@ -1,4 +1,5 @@
-"""What int8 does to the extractor, by what shares a scale: why `runtime/graph_features.py` gives each frame its own.
+"""What int8 does to the extractor, by what shares a scale: why `runtime/graph_features.py` gives the frames of each
+stride their own.
 
 The inputs and weights of the bundled model's convolutions but the first are rounded to 8 bits in PyTorch: one scale for
 all sound (from its smallest and largest number over the clips), one a channel, one a clip, or one a frame. Printed are

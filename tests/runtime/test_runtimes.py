@@ -176,6 +176,13 @@ def test_int8_hears_what_is_a_hundred_times_quieter_than_the_loudest(tmp_path: P
     assert np.linalg.norm(found - exact) < 0.1 * np.linalg.norm(exact - exact.mean(0))
 
 
+def test_onnxruntime_keeps_no_core_busy_behind_a_call() -> None:
+    runtime = make_runtime(LoadedModel(toy_model("sew"), Alphabet.english()), "onnx", "cpu", "float32")
+    runtime.logits(clips()[:1])
+    (session,) = runtime.engine._sessions.values()
+    assert session.get_session_options().get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 def test_clips_of_any_length_come_in_few_sizes_none_much_longer() -> None:
     lengths = range(400, 30 * 16_000, 77)
     sizes = {length: padded_size(length) for length in lengths}

@@ -60,7 +60,7 @@ class InstanceNorm(nn.Module):
 
 
 def statistics_dtype(device: torch.device) -> torch.dtype:
-    """Neighbouring samples are alike: what a high-pass filter leaves of their covariance is a small difference."""
+    """For a waveform's covariance: neighbouring samples are alike, so what a high-pass filter leaves of it is small."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
