@@ -1,5 +1,6 @@
 """Toy models and sounds that several tests share."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from sewkit.checkpoint import save_model
 from sewkit.testing import toy_model
 from sewkit.text import Alphabet
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # heard when Triton is imported: GPU kernels run on the CPU, step by step
 torch.set_num_threads(1)  # toys are too small to share out; the tests run in two processes
 
 

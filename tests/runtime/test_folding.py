@@ -15,16 +15,9 @@ from sewkit.config import ModelConfig
 from sewkit.model import SpeechModel
 from sewkit.model.disentangled import DisentangledAttention, RelativePositions
 from sewkit.model.squeeze import PositionalConv
-from sewkit.runtime import folding, product
-from sewkit.runtime.folding import (
-    Block,
-    BlockwiseAttention,
-    PositionBlocks,
-    SpectralConv,
-    TiledExtractor,
-    WindowConv,
-    prepare,
-)
+from sewkit.runtime import disentangled, folding, product
+from sewkit.runtime.disentangled import Block, BlockwiseAttention, PositionBlocks
+from sewkit.runtime.folding import SpectralConv, TiledExtractor, WindowConv, prepare
 from sewkit.runtime.pytorch import TorchRuntime
 from sewkit.testing import STOCHASTIC_TOYS, TOYS, padded_batch, synthetic_speech, toy_model
 
@@ -57,9 +50,9 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(folding, "WINDOW_TAPS", 15)
     monkeypatch.setattr(folding, "TILE_FRAMES", 7)
-    monkeypatch.setattr(folding, "QUERIES", (5, 5))
-    monkeypatch.setattr(folding, "TABLE_PRODUCTS", 0)
-    monkeypatch.setattr(folding, "LEAST_HEADS", 1)
+    monkeypatch.setattr(disentangled, "QUERIES", (5, 5))
+    monkeypatch.setattr(disentangled, "TABLE_PRODUCTS", 0)
+    monkeypatch.setattr(disentangled, "LEAST_HEADS", 1)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -141,7 +134,7 @@ def test_blocks_hold_no_more_pairs_than_the_table_reaches() -> None:
     for frames in (1_000, 2_000):
         blocks = PositionBlocks(positions)(frames).blocks
         size = blocks[0].stop
-        assert size * frames <= folding.SCORES
+        assert size * frames <= disentangled.SCORES
         assert max(block.rows.numel() for block in blocks if isinstance(block, Block)) <= size * (size + 2 * 32)
 
 

@@ -1,0 +1,143 @@
+"""The GPU kernel of disentangled attention, where no GPU is: run by Triton's interpreter, and compiled for real ones.
+
+Against the modules that define it; tolerance 1e-5 in float32, 1e-4 for a whole model.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sewkit.compute import operating_points
+from sewkit.model.disentangled import DisentangledAttention, RelativePositions
+from sewkit.runtime import disentangled, folding
+from sewkit.runtime.disentangled import KernelAttention, PositionRows, kernel_works
+from sewkit.runtime.folding import prepare
+from sewkit.testing import padded_batch, synthetic_speech, toy_model
+
+pytest.importorskip("triton", reason="on Linux only")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.inference_mode():
+        yield
+
+
+def _layer(head_size: int, unit: int | None = None) -> tuple[DisentangledAttention, RelativePositions]:
+    torch.manual_seed(0)
+    attention = DisentangledAttention(2 * head_size, 2, dropout=0.0, position_dropout=0.0).eval()
+    return attention, RelativePositions(2 * head_size, num_buckets=8, max_positions=16, eps=1e-7, unit=unit).eval()
+
+
+@pytest.mark.parametrize("unit", [None, 2])
+@pytest.mark.parametrize("pools", [(1, 1), (2, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize("frames", [1, 2, 11, 70])
+def test_it_is_the_formula_of_sew_d(frames: int, pools: tuple[int, int], unit: int | None) -> None:
+    """At 70 frames there are three tiles, and most pairs are further apart than the table of 16 positions reaches."""
+    attention, positions = _layer(8, unit)
+    kernel, rows = KernelAttention(attention, positions), PositionRows(positions)
+    query = torch.randn(2, 2, -(-frames // pools[0]), 8)
+    key, value = torch.randn(2, 2, 2, -(-frames // pools[1]), 8)
+    for squeeze in (1, 3):
+        expected = attention.attend(query, key, value, None, positions(frames, *pools, squeeze))
+        found = kernel.attend(query, key, value, None, rows(frames, *pools, squeeze))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("head_size", [16, 24, 64])
+def test_heads_of_any_size_and_rows_of_any_length(head_size: int) -> None:
+    attention, positions = _layer(head_size)
+    x = torch.randn(3, 40, 2 * head_size)
+    held = torch.arange(40) < torch.tensor([[40], [33], [1]])
+    arguments = x, held[:, None, None]
+    expected = attention(*arguments, positions(40))
+    found = KernelAttention(attention, positions)(*arguments, PositionRows(positions)(40))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_float16_stays_near() -> None:
+    """Outputs are about 0.3. The interpreter cannot multiply bfloat16."""
+    attention, positions = _layer(16)
+    x = torch.randn(2, 40, 32)
+    expected = attention(x, None, positions(40))
+    attention, positions = attention.half(), positions.half()
+    found = KernelAttention(attention, positions)(x.half(), None, PositionRows(positions)(40))
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["sew-d", "stochastic-sew-d"])
+def test_a_model_with_the_kernel_gives_what_the_model_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "kernel_works", lambda device, dtype: True)
+    model = toy_model(name)
+    prepared = prepare(model)
+    assert isinstance(prepared.encoder.layers[0].attention, KernelAttention)
+    batch = padded_batch([synthetic_speech(size, size) for size in (20_000, 9_871, 1_040, 0)])
+    for point in operating_points(model.config)[::5]:
+        expected, lengths = model(*batch, point)
+        found, _ = prepared(*batch, point)
+        assert found.isfinite().all()
+        for one, other, length in zip(found, expected, lengths.tolist(), strict=True):
+            torch.testing.assert_close(one[:length], other[:length], atol=1e-4, rtol=0)
+
+
+COMPILE = """
+import sys
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from sewkit.runtime.kernels import LEAST_CHANNELS, TILES, disentangled_kernel as kernel
+import torch
+
+capability, name = int(sys.argv[1]), sys.argv[2]
+tiles = TILES[getattr(torch, name)]
+short = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[name]
+pointers = dict.fromkeys(("query", "key", "value", "by_query", "by_key", "context"), "*" + short)
+constants = dict(num_heads=8, channels=64, channels_held=64, precision="ieee")
+constants |= dict(zip(("tile_queries", "tile_keys"), tiles))
+kinds = {**pointers, "rows": "*i32", "key_bias": "*fp32", "scale": "fp32", **dict.fromkeys(constants, "constexpr")}
+signature = {argument: kinds.get(argument, "i32") for argument in kernel.arg_names}
+source = ASTSource(kernel, signature, constexprs=constants)
+print(compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_it_compiles_for_gpus_and_uses_their_tensor_cores_in_half_precision(capability: int, dtype: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", COMPILE, str(capability), dtype]
+    ptx = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert f".target sm_{capability}" in ptx
+    assert bool(re.search(r"\bw?g?mma\b", ptx)) == (dtype != "float32")
+
+
+def test_a_kernel_that_does_not_work_is_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("PTX was compiled with an unsupported toolchain\nand more")
+
+    monkeypatch.setattr(disentangled, "_both_ways", fail)
+    kernel_works.cache_clear()
+    with pytest.warns(UserWarning, match=r"without its kernel.*unsupported toolchain$"):
+        assert not kernel_works(torch.device("cuda"), torch.bfloat16)
+    kernel_works.cache_clear()
+
+
+def test_the_trial_of_the_kernel_is_passed_by_a_right_one_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, wrong = disentangled._both_ways(DEVICE, torch.float32), (torch.zeros(3), torch.full((3,), 0.01))
+    for ways, passed in ((right, True), (wrong, False)):
+        monkeypatch.setattr(disentangled, "_both_ways", lambda *_, ways=ways: ways)
+        kernel_works.cache_clear()
+        assert kernel_works(torch.device("cuda"), torch.float32) is passed
+    kernel_works.cache_clear()
+
+
+def test_on_a_processor_there_is_no_kernel() -> None:
+    assert not kernel_works(torch.device("cpu"), torch.float32)
