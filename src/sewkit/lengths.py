@@ -89,9 +89,14 @@ def valid_mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
+def has_padding(lengths: Tensor, size: int) -> bool:
+    """Whether a row of `size` ends before its size. On a GPU this waits for all that it was given to do before."""
+    return bool((lengths < size).any())
+
+
 def zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
     """(B, T, H) with everything beyond each row's length set to 0; itself where nothing is."""
-    if bool((lengths >= x.shape[1]).all()):
+    if not has_padding(lengths, x.shape[1]):
         return x
     return x.masked_fill(~valid_mask(lengths, x.shape[1])[:, :, None], 0.0)
 
@@ -102,6 +107,6 @@ def key_mask(lengths: Tensor, size: int) -> Tensor | None:
     A row without any valid frame attends to its first, zeroed one: softmax over nothing would be NaN. Its output is
     zeroed with the rest of the padding.
     """
-    if bool((lengths == size).all()):
+    if not has_padding(lengths, size):
         return None
     return valid_mask(lengths.clamp(min=1), size)[:, None, None, :]

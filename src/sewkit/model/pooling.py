@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from sewkit.lengths import pooled_length, valid_mask, window_counts
+from sewkit.lengths import has_padding, pooled_length, valid_mask, window_counts
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Windows:
         """Windows over rows of (B,) valid frames; None where `size` is 1, which leaves frames as they are."""
         if size == 1:
             return None
-        full = num_frames % size == 0 and bool((lengths == num_frames).all())
+        full = num_frames % size == 0 and not has_padding(lengths, num_frames)
         return cls(size, num_frames, None if full else lengths)
 
     def mean(self, x: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class Block(NamedTuple):
 
     def scores(self, by_query: Tensor, by_key: Tensor) -> Tensor:
         """Products with the table of these queries (B, N, n, R) and of all keys (B, N, R, Uk) -> (B, N, n, Uk)."""
-        rows = self.rows.to(by_query.device).expand(*by_query.shape[:2], -1, -1)
+        rows = self.rows.expand(*by_query.shape[:2], -1, -1)
         near = by_query.gather(3, rows)
         near += by_key[..., self.low : self.high].gather(2, rows)
         if near.shape[3] == by_key.shape[3]:
@@ -142,6 +142,7 @@ class PositionBlocks(nn.Module):
     def __init__(self, positions: RelativePositions):
         super().__init__()
         self.reach = Reach(positions.num_buckets, positions.max_positions, positions.unit)
+        self.device = positions.embedding.device
 
     def forward(self, num_frames: int, query_pool: int = 1, kv_pool: int = 1, squeeze: int = 1) -> Blocks:
         """For U = `num_frames` frames."""
@@ -151,16 +152,16 @@ class PositionBlocks(nn.Module):
         used = torch.arange(int(rows[0]), int(rows[-1]) + 1)
         if len(rows) <= MOST_DISTANCES * len(used):
             widened = F.pad(rows, (0, -len(rows) % ROWS_MULTIPLE), value=int(rows[-1]))
-            return Blocks(widened, [ShortBlock(start, stop, steps) for start, stop in stretches])
+            return Blocks(widened.to(self.device), [ShortBlock(start, stop, steps) for start, stop in stretches])
         rows -= int(used[0])
         num_first, num_others = int((rows == 0).sum()), int((rows != rows[-1]).sum())
-        blocks = []
+        rows, blocks = rows.to(self.device), []
         for start, stop in stretches:
             low = min(pooled_length(max(num_first - query_pool * (stop - 1), 0), kv_pool), keys)
             high = max(min(pooled_length(max(num_others - query_pool * start, 0), kv_pool), keys), low)
             near = (stop - start, high - low), steps, query_pool * start + kv_pool * low
             blocks.append(Block(start, stop, low, high, rows.as_strided(*near)))
-        return Blocks(used, blocks)
+        return Blocks(used.to(self.device), blocks)
 
 
 def even_stretches(queries: int, wanted: int) -> list[tuple[int, int]]:
@@ -207,9 +208,8 @@ class BlockwiseAttention(FusedAttention):
     ) -> Tensor:
         """Of some heads; keys from the last to the first."""
         query, key, value = query[:, heads], key[:, heads], value[:, heads]
-        rows = positions.rows.to(key.device)
-        table_keys = self.table_keys[heads, rows].transpose(1, 2)
-        by_key = self.table_queries[heads, rows] @ key.transpose(2, 3)  # (B, N, R, Uk)
+        table_keys = self.table_keys[heads, positions.rows].transpose(1, 2)
+        by_key = self.table_queries[heads, positions.rows] @ key.transpose(2, 3)  # (B, N, R, Uk)
         contexts = []
         for block in positions.blocks:
             queries = query[:, :, block.start : block.stop]

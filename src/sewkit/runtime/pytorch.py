@@ -47,8 +47,13 @@ class TorchRuntime:
 
     @property
     def workers(self) -> int:
-        """Calls side by side that use the device well: on a CPU one a thread, each on a thread of its own."""
-        return torch.get_num_threads() if self.device.type == "cpu" else 1
+        """Calls side by side that use the device well: on a CPU one a thread, each on a thread of its own.
+
+        On a GPU two: while it computes one batch, the next is handed over, and the last one's results are fetched.
+        """
+        if self.device.type == "cpu":
+            return torch.get_num_threads()
+        return 2 if self.device.type == "cuda" else 1
 
     @torch.inference_mode()
     def logits(self, waveforms: Sequence[np.ndarray], compute: Compute | None = None) -> list[np.ndarray]:
@@ -85,9 +90,13 @@ class TorchRuntime:
         return self._rows(encoded.frames, encoded.lengths)
 
     def _batch(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        lengths = torch.tensor([len(waveform) for waveform in waveforms], device=self.device)
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
         rows = [torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)) for waveform in waveforms]
-        return pad_sequence(rows, batch_first=True).to(self.device), lengths
+        return self._handed_over(pad_sequence(rows, batch_first=True)), self._handed_over(lengths)
+
+    def _handed_over(self, x: Tensor) -> Tensor:
+        """On the device. To a GPU it is copied from memory that stays in place, so that nobody waits for it."""
+        return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x.to(self.device)
 
     def _rows(self, output: Tensor, lengths: Tensor) -> list[np.ndarray]:
         rows = output.float().cpu().numpy()
