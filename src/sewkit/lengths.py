@@ -79,7 +79,8 @@ def needed_frames(labels: Tensor, label_lengths: Tensor) -> Tensor:
 
     Its labels, plus one blank between equal neighbours. A row with fewer frames has an infinite loss.
     """
-    rows = torch.repeat_interleave(torch.arange(label_lengths.numel(), device=labels.device), label_lengths)
+    every = torch.arange(label_lengths.numel(), device=labels.device)
+    rows = torch.repeat_interleave(every, label_lengths, output_size=len(labels))  # or it would wait for a GPU
     repeats = (labels[1:] == labels[:-1]) & (rows[1:] == rows[:-1])
     return label_lengths + torch.zeros_like(label_lengths).index_add_(0, rows[1:], repeats.long())
 

@@ -1,4 +1,4 @@
-"""What runs on a GPU, on a device that computes shapes only: every operation finds all its tensors there.
+"""What runs on a GPU, on a device that computes shapes only: each operation finds all its tensors there.
 
 "meta" tensors have no numbers. So whatever takes the way of other devices than a CPU, reads a number from the device in
 between, or mixes its tensors with the CPU's, shows without a GPU.
@@ -7,17 +7,24 @@ between, or mixes its tensors with the CPU's, shows without a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sewkit import lengths
 from sewkit.compute import operating_points
+from sewkit.data.batch import Batch
 from sewkit.model import SpeechModel, build_model, pooling
+from sewkit.objectives.classification import Classify
+from sewkit.objectives.contrastive import Contrastive, ContrastiveSettings
+from sewkit.objectives.ctc import CTC
+from sewkit.objectives.loss import Objective
 from sewkit.runtime.folding import prepare
 from sewkit.testing import STOCHASTIC_TOYS, TOYS
 
@@ -83,3 +90,34 @@ def test_a_batch_of_clips_to_classify_stays_on_its_device(name: str) -> None:
         scores, _ = model(torch.zeros(3, LENGTHS[0], device="meta"), torch.zeros(3, dtype=torch.int64, device="meta"))
     assert scores.shape == (3, 3)
     assert crossings.names == [HANDED_OVER] * (2 if name == "sew-d" else 0)
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "ctc", "classify"])
+@pytest.mark.parametrize("name", ["w2v2", "sew", "sew-d", "stochastic-sew-d"])
+def test_a_step_of_training_stays_on_its_device(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What "meta" lacks is stood in for: numbers that become shapes, mixed precision, the kernel of CTC."""
+    monkeypatch.setattr(Tensor, "__int__", lambda self: 6 * len(LENGTHS))
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(F, "ctc_loss", lambda scores, *_, **__: scores.sum())
+    config = ALL[name]
+    with torch.device("meta"):
+        if kind == "contrastive":
+            objective: Objective = Contrastive(build_model(config.replace(vocab_size=None)), ContrastiveSettings())
+        elif kind == "ctc":
+            objective = CTC(build_model(config), masking=config.masking)
+        else:
+            objective = Classify(build_model(config.replace(vocab_size=None, num_labels=3)))
+        rows = torch.zeros(len(LENGTHS), dtype=torch.int64)
+        batch = Batch(
+            waveforms=torch.zeros(len(LENGTHS), LENGTHS[0]),
+            sample_lengths=rows,
+            labels=torch.zeros(6 * len(LENGTHS), dtype=torch.int64),
+            label_lengths=rows,
+            texts=["a"] * len(LENGTHS),
+            seeds=rows,
+            classes=rows,
+        )
+    with torch.enable_grad(), Crossings() as crossings:
+        objective.train()(batch, 3).total.backward()
+    assert crossings.names == []
+    assert all(parameter.grad is None or parameter.grad.is_meta for parameter in objective.parameters())
