@@ -224,7 +224,8 @@ def test_stages_of_an_int8_export_are_told_apart_by_its_counters(stochastic: Pat
         measure_stages(load(of_sewkit(subject, "openvino", "fp32")), 1.0, "squeeze=2", 1)
 
 
-def test_throughput_compares_ways_on_files(stochastic: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_throughput_compares_ways_on_recordings(stochastic: Path, tmp_path: Path, in_memory: bool) -> None:
     pytest.importorskip("transformers")
     paths = []
     for number, seconds in enumerate((0.5, 1.0, 0.3, 0.8)):
@@ -232,11 +233,13 @@ def test_throughput_compares_ways_on_files(stochastic: Path, tmp_path: Path) -> 
         soundfile.write(paths[-1], np.random.default_rng(number).uniform(-0.1, 0.1, int(16_000 * seconds)), 16_000)
     skipped: list[str] = []
     ways = [Way("torch", "fp32", 1), Way("torch", "fp32", 2, 1.0), Way("torch", "int8")]
-    figures = measure_throughput(str(stochastic), paths, ways, 2, on_skip=skipped.append)
+    figures = measure_throughput(str(stochastic), paths, ways, 2, in_memory=in_memory, on_skip=skipped.append)
     rows = {row["way"]: row for row in figures["rows"]}
-    assert list(rows) == ["sewkit torch fp32 workers=1", "sewkit torch fp32 workers=2 batch=1s", PEER]
+    peer = f"{PEER} fp32"
+    assert list(rows) == ["sewkit torch fp32 workers=1", "sewkit torch fp32 workers=2 batch=1s", peer]
     assert [rows[name]["differ_from_one_by_one"] for name in rows] == [0, 0, None]
-    assert rows[PEER]["times_peer"] == 1
+    assert rows[peer]["times_peer"] == 1
+    assert figures["in_memory"] == in_memory
     assert figures["audio_seconds"] == pytest.approx(2.6)
     assert skipped == ["sewkit torch int8 skipped: the PyTorch runtime has no int8"]
 
@@ -269,5 +272,7 @@ def test_the_commands_say_what_they_take(stochastic: Path) -> None:
     assert "bench transcribe" in run(app, ["bench", "sew-tiny", "--audio", "x", "--help"]).output
     refused = run(app, ["bench", "throughput", str(stochastic), "--audio", "x.wav", "--runtime", "torch"])
     assert "such as torch:fp32" in str(refused.exception)
+    refused = run(app, ["bench", "throughput", str(stochastic), "--audio", "x.wav", "--peer-precision", "int8"])
+    assert "expected fp32 or bf16" in str(refused.exception)
     refused = run(app, ["bench", str(stochastic), "--system", "nobody"])
     assert isinstance(refused.exception, UserError)

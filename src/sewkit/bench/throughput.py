@@ -1,7 +1,8 @@
 """Many recordings of mixed length: sewkit's ways to run them beside transformers' pipeline, in one run.
 
-Times are from files to words: both sides read the same files. Of each way: seconds, share of the cores that was busy,
-memory over the run, and how many transcripts differ from those of one recording at a time.
+Times are from files to words, both sides read the same files; or from sound in memory to words. Of each way: seconds,
+share of the cores that was busy, memory over the run, and how many transcripts differ from those of one recording at a
+time.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from sewkit.audio import SAMPLE_RATE, audio_seconds, load_audio
+from sewkit.audio import SAMPLE_RATE, AudioSource, audio_seconds, load_audio
 from sewkit.bench import exports
 from sewkit.bench.subject import Subject, prepare
 from sewkit.bench.systems import DTYPES
 from sewkit.bench.timing import environment, ratio, spread
 from sewkit.recognizer import Recognizer, load
 
-PEER = "transformers pipeline fp32"
-PEER_BATCH_SIZES = (1, 2, 4, 8, 16)
+PEER = "transformers pipeline"
+PEER_BATCH_SIZES, MORE_ON_A_GPU = (1, 2, 4, 8, 16), (32, 64)
 TRIAL_SHARE = 5
 """Of the recordings one in so many decides which batch size is the peer's best."""
 SAMPLE_EVERY = 0.1
 """Seconds between looks at the memory."""
-Transcribe = Callable[[Sequence[Path]], list[str]]
+Transcribe = Callable[[Sequence[AudioSource]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -75,30 +76,39 @@ def measure_throughput(
     paths: Sequence[Path],
     ways: Sequence[Way],
     runs: int,
-    peer: bool = True,
+    peer: str | None = "fp32",
+    device: str = "cpu",
+    in_memory: bool = False,
     on_pass: Callable[[str], None] = lambda name: None,
     on_skip: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """A row for each way and the peer. `on_pass` hears of each pass over the recordings, before it begins."""
+    """A row for each way and the peer. `on_pass` hears of each pass over the recordings, before it begins.
+
+    peer: its precision, None to leave it out. in_memory: recordings are read before anything is timed.
+    """
     seconds = sum(audio_seconds(path) for path in paths)
+    sources: Sequence[AudioSource] = [load_audio(path) for path in paths] if in_memory else paths
     with tempfile.TemporaryDirectory(prefix="sewkit-bench-") as folder:
         subject = prepare(model, None, Path(folder))
-        recognizers = _load(subject, ways, on_skip)
+        recognizers = _load(subject, ways, device, on_skip)
         calls: dict[str, Transcribe] = {str(way): partial(_ours, way, recognizers[way]) for way in recognizers}
         batch_size = None
-        if peer:
-            run = _pipeline(subject)
+        if peer is not None:
+            run = _pipeline(subject, device, peer)
             on_pass("choosing the peer's batch size")
-            batch_size = _best_batch_size(run, paths[::TRIAL_SHARE])
-            calls[PEER] = partial(run, batch_size=batch_size)
-        watched, texts = _passes(calls, paths, runs, on_pass)
+            sizes = PEER_BATCH_SIZES if device == "cpu" else PEER_BATCH_SIZES + MORE_ON_A_GPU
+            batch_size = _best_batch_size(run, sources[::TRIAL_SHARE], sizes)
+            calls[f"{PEER} {peer}"] = partial(run, batch_size=batch_size)
+        watched, texts = _passes(calls, sources, runs, on_pass)
         on_pass("one by one")
-        alone = {asr: [asr.transcribe(path).text for path in paths] for asr in dict.fromkeys(recognizers.values())}
+        alone = {asr: [asr.transcribe(one).text for one in sources] for asr in dict.fromkeys(recognizers.values())}
         expected = {str(way): alone[asr] for way, asr in recognizers.items()}
     rows = [_row(name, watched, texts, expected, seconds, len(paths)) for name in calls]
     return {
         "environment": environment(),
         "model": model,
+        "device": device,
+        "in_memory": in_memory,
         "recordings": len(paths),
         "audio_seconds": seconds,
         "peer_batch_size": batch_size,
@@ -107,7 +117,7 @@ def measure_throughput(
     }
 
 
-def _load(subject: Subject, ways: Sequence[Way], on_skip: Callable[[str], None]) -> dict[Way, Recognizer]:
+def _load(subject: Subject, ways: Sequence[Way], device: str, on_skip: Callable[[str], None]) -> dict[Way, Recognizer]:
     """A recognizer for each way; ways of one runtime and precision share it."""
     shared: dict[tuple[str, str], Recognizer] = {}
     found: dict[Way, Recognizer] = {}
@@ -117,7 +127,7 @@ def _load(subject: Subject, ways: Sequence[Way], on_skip: Callable[[str], None])
             if key not in shared:
                 source = exports.of_sewkit(subject, *key)
                 dtype = DTYPES.get(way.precision, "float32")
-                shared[key] = load(source, device="cpu", runtime=way.runtime, dtype=dtype)
+                shared[key] = load(source, device=device, runtime=way.runtime, dtype=dtype)
         except ValueError as error:  # UserErrors: not installed, not known
             on_skip(f"{way} skipped: {error}")
         else:
@@ -125,56 +135,57 @@ def _load(subject: Subject, ways: Sequence[Way], on_skip: Callable[[str], None])
     return found
 
 
-def _ours(way: Way, asr: Recognizer, paths: Sequence[Path]) -> list[str]:
+def _ours(way: Way, asr: Recognizer, sources: Sequence[AudioSource]) -> list[str]:
     asr.workers, default = way.workers, asr.batch_seconds
     asr.batch_seconds = way.batch_seconds or default
     try:
-        return [transcript.text for transcript in asr.transcribe_batch(paths)]
+        return [transcript.text for transcript in asr.transcribe_batch(sources)]
     finally:
         asr.workers, asr.batch_seconds = None, default
 
 
-def _pipeline(subject: Subject) -> Callable[..., list[str]]:
-    """transformers' pipeline as a function of files and a batch size; they are read as it asks for them."""
+def _pipeline(subject: Subject, device: str, precision: str) -> Callable[..., list[str]]:
+    """transformers' pipeline as a function of recordings and a batch size; they are read as it asks for them."""
     exports.require("transformers")
     from transformers import pipeline
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    recognize = pipeline("automatic-speech-recognition", model=str(subject.peer), device="cpu")
+    dtype = getattr(torch, DTYPES[precision])
+    recognize = pipeline("automatic-speech-recognition", model=str(subject.peer), device=device, dtype=dtype)
 
-    def run(paths: Sequence[Path], batch_size: int) -> list[str]:
-        inputs: Any = ({"raw": load_audio(path), "sampling_rate": SAMPLE_RATE} for path in paths)
+    def run(sources: Sequence[AudioSource], batch_size: int) -> list[str]:
+        inputs: Any = ({"raw": load_audio(source), "sampling_rate": SAMPLE_RATE} for source in sources)
         return [result["text"] for result in recognize(inputs, batch_size=batch_size)]
 
     return run
 
 
-def _best_batch_size(run: Callable[..., list[str]], paths: Sequence[Path]) -> int:
+def _best_batch_size(run: Callable[..., list[str]], sources: Sequence[AudioSource], sizes: Sequence[int]) -> int:
     """The one that is fastest on some of the recordings, after a warm-up."""
-    run(paths[:2], batch_size=1)
+    run(sources[:2], batch_size=1)
     seconds = {}
-    for batch_size in PEER_BATCH_SIZES:
+    for batch_size in sizes:
         begun = time.perf_counter()
-        run(paths, batch_size=batch_size)
+        run(sources, batch_size=batch_size)
         seconds[batch_size] = time.perf_counter() - begun
     return min(seconds, key=seconds.__getitem__)
 
 
 def _passes(
-    calls: dict[str, Transcribe], paths: Sequence[Path], runs: int, on_pass: Callable[[str], None]
+    calls: dict[str, Transcribe], sources: Sequence[AudioSource], runs: int, on_pass: Callable[[str], None]
 ) -> tuple[dict[str, list[Watched]], dict[str, list[str]]]:
     """All ways in turn, after a warm-up on a few recordings."""
     for call in calls.values():
-        call(paths[: 2 * torch.get_num_threads()])
+        call(sources[: 2 * torch.get_num_threads()])
     watched: dict[str, list[Watched]] = {name: [] for name in calls}
     texts: dict[str, list[str]] = {}
     for run in range(runs):
         for name, call in calls.items():
             on_pass(f"{name}, pass {run + 1}")
             with watching() as seen:
-                texts[name] = call(paths)
+                texts[name] = call(sources)
             watched[name].append(seen)
     return watched, texts
 
@@ -217,7 +228,7 @@ def _row(
 ) -> dict[str, Any]:
     walls = [seen.wall for seen in watched[name]]
     times = spread(walls)
-    peers = watched.get(PEER)
+    peers = next((seen for label, seen in watched.items() if label.startswith(PEER)), None)
     differing = None
     if name in expected:
         differing = sum(one != other for one, other in zip(texts[name], expected[name], strict=True))

@@ -221,6 +221,11 @@ def throughput(
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Passes of each way over the recordings, in turn.")] = 3,
     peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Whether to run transformers' pipeline, too.")] = True,
+    peer_precision: Annotated[str, typer.Option(help="The pipeline's: fp32 or bf16.", metavar="PRECISION")] = "fp32",
+    in_memory: Annotated[
+        bool, typer.Option("--in-memory", help="Read all recordings first, and time what is done with their sound.")
+    ] = False,
+    device: Device = None,
     threads: Threads = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for throughput.json and throughput.csv.")
@@ -241,11 +246,14 @@ def throughput(
     from sewkit.bench.figures import write_throughput
     from sewkit.bench.throughput import Way, measure_throughput
     from sewkit.cli.progress import counted
+    from sewkit.runtime.pytorch import pick_device
 
+    if peer_precision not in ("fp32", "bf16"):
+        raise UserError(f"--peer-precision {peer_precision!r}: expected fp32 or bf16")
     if threads is not None:
         torch.set_num_threads(threads)
-    paths = _recordings(audio, clips)
-    side_by_side: list[int] = workers or sorted({1, torch.get_num_threads()})
+    paths, on = _recordings(audio, clips), str(pick_device(device))
+    side_by_side: list[int] = workers or sorted({1, torch.get_num_threads() if on == "cpu" else 2})
     lengths: list[float | None] = [*batch_seconds] if batch_seconds else [None]
     ways = [
         Way(*_runtime_and_precision(name), count, length)
@@ -258,7 +266,9 @@ def throughput(
             paths,
             ways,
             runs,
-            peer,
+            peer_precision if peer else None,
+            on,
+            in_memory,
             on_pass=lambda name: on_passes(1),
             on_skip=lambda line: print(line, file=sys.stderr),
         )
