@@ -1,4 +1,4 @@
-"""The GPU kernel of disentangled attention, where no GPU is: run by Triton's interpreter, and compiled for real ones.
+"""The GPU kernel of disentangled attention: where no GPU is, run by Triton's interpreter, and compiled for real ones.
 
 Against the modules that define it; tolerance 1e-5 in float32, 1e-4 for a whole model.
 """
@@ -32,8 +32,9 @@ def _inference():
 
 def _layer(head_size: int, unit: int | None = None) -> tuple[DisentangledAttention, RelativePositions]:
     torch.manual_seed(0)
-    attention = DisentangledAttention(2 * head_size, 2, dropout=0.0, position_dropout=0.0).eval()
-    return attention, RelativePositions(2 * head_size, num_buckets=8, max_positions=16, eps=1e-7, unit=unit).eval()
+    attention = DisentangledAttention(2 * head_size, 2, dropout=0.0, position_dropout=0.0)
+    positions = RelativePositions(2 * head_size, num_buckets=8, max_positions=16, eps=1e-7, unit=unit)
+    return attention.eval().to(DEVICE), positions.eval().to(DEVICE)
 
 
 @pytest.mark.parametrize("unit", [None, 2])
@@ -43,8 +44,8 @@ def test_it_is_the_formula_of_sew_d(frames: int, pools: tuple[int, int], unit: i
     """At 70 frames there are three tiles, and most pairs are further apart than the table of 16 positions reaches."""
     attention, positions = _layer(8, unit)
     kernel, rows = KernelAttention(attention, positions), PositionRows(positions)
-    query = torch.randn(2, 2, -(-frames // pools[0]), 8)
-    key, value = torch.randn(2, 2, 2, -(-frames // pools[1]), 8)
+    query = torch.randn(2, 2, -(-frames // pools[0]), 8, device=DEVICE)
+    key, value = torch.randn(2, 2, 2, -(-frames // pools[1]), 8, device=DEVICE)
     for squeeze in (1, 3):
         expected = attention.attend(query, key, value, None, positions(frames, *pools, squeeze))
         found = kernel.attend(query, key, value, None, rows(frames, *pools, squeeze))
@@ -54,8 +55,8 @@ def test_it_is_the_formula_of_sew_d(frames: int, pools: tuple[int, int], unit: i
 @pytest.mark.parametrize("head_size", [16, 24, 64])
 def test_heads_of_any_size_and_rows_of_any_length(head_size: int) -> None:
     attention, positions = _layer(head_size)
-    x = torch.randn(3, 40, 2 * head_size)
-    held = torch.arange(40) < torch.tensor([[40], [33], [1]])
+    x = torch.randn(3, 40, 2 * head_size, device=DEVICE)
+    held = torch.arange(40, device=DEVICE) < torch.tensor([[40], [33], [1]], device=DEVICE)
     arguments = x, held[:, None, None]
     expected = attention(*arguments, positions(40))
     found = KernelAttention(attention, positions)(*arguments, PositionRows(positions)(40))
@@ -65,7 +66,7 @@ def test_heads_of_any_size_and_rows_of_any_length(head_size: int) -> None:
 def test_float16_stays_near() -> None:
     """Outputs are about 0.3. The interpreter cannot multiply bfloat16."""
     attention, positions = _layer(16)
-    x = torch.randn(2, 40, 32)
+    x = torch.randn(2, 40, 32, device=DEVICE)
     expected = attention(x, None, positions(40))
     attention, positions = attention.half(), positions.half()
     found = KernelAttention(attention, positions)(x.half(), None, PositionRows(positions)(40))
@@ -76,10 +77,10 @@ def test_float16_stays_near() -> None:
 @pytest.mark.parametrize("name", ["sew-d", "stochastic-sew-d"])
 def test_a_model_with_the_kernel_gives_what_the_model_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "kernel_works", lambda device, dtype: True)
-    model = toy_model(name)
+    model = toy_model(name).to(DEVICE)
     prepared = prepare(model)
     assert isinstance(prepared.encoder.layers[0].attention, KernelAttention)
-    batch = padded_batch([synthetic_speech(size, size) for size in (20_000, 9_871, 1_040, 0)])
+    batch = [part.to(DEVICE) for part in padded_batch([synthetic_speech(n, n) for n in (20_000, 9_871, 1_040, 0)])]
     for point in operating_points(model.config)[::5]:
         expected, lengths = model(*batch, point)
         found, _ = prepared(*batch, point)
