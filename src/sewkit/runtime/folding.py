@@ -49,6 +49,8 @@ TILE_NUMBERS = 1 << 21
 """Numbers that the first convolution may give a tile: few enough to stay in the caches."""
 STATISTICS_WINDOWS = 1 << 14
 """Windows of the waveform that its statistics are taken of at a time."""
+STRETCH_WINDOWS = 256
+"""Windows of frames that the positional convolution multiplies at a time."""
 WINDOW_TAPS = 64
 """Positional convolutions of more taps than this are quicker in the frequency domain."""
 
@@ -204,7 +206,9 @@ class WindowConv(nn.Module):
         size, half = hidden // self.groups, self.taps // 2
         grouped = F.pad(x, (0, 0, half, half)).unflatten(2, (self.groups, size)).transpose(1, 2).flatten(2)
         windows = grouped.unfold(2, self.taps * size, stride * size)  # (B, G, U, K * C)
-        y = windows[:, :, : pooled_length(frames, stride)] @ self.matrices
+        # Products copy windows, which share frames, so few at a time.
+        stretches = windows[:, :, : pooled_length(frames, stride)].split(STRETCH_WINDOWS, 2)
+        y = torch.cat([stretch @ self.matrices for stretch in stretches], 2)
         return gelu_(y.transpose(1, 2).flatten(2) + self.bias)
 
 
