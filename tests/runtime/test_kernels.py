@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,8 @@ from sewkit.model.disentangled import DisentangledAttention, RelativePositions
 from sewkit.runtime import disentangled, folding
 from sewkit.runtime.disentangled import KernelAttention, PositionRows, kernel_works
 from sewkit.runtime.folding import prepare
-from sewkit.testing import padded_batch, synthetic_speech, toy_model
+from sewkit.runtime.pytorch import TorchRuntime
+from sewkit.testing import STOCHASTIC_TOYS, TOYS, padded_batch, synthetic_speech, toy_model
 
 pytest.importorskip("triton", reason="on Linux only")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -142,3 +144,22 @@ def test_the_trial_of_the_kernel_is_passed_by_a_right_one_only(monkeypatch: pyte
 
 def test_on_a_processor_there_is_no_kernel() -> None:
     assert not kernel_works(torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_on_a_gpu_it_passes_its_trial(dtype: torch.dtype) -> None:
+    kernel_works.cache_clear()
+    assert kernel_works(torch.device("cuda"), dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", [*TOYS, *STOCHASTIC_TOYS])
+def test_a_gpu_gives_what_the_processor_gives(name: str) -> None:
+    """To 1e-3."""
+    clips = [synthetic_speech(size, size) for size in (20_000, 9_871, 1_040)]
+    on_gpu, on_cpu = (TorchRuntime(toy_model(name), torch.device(kind)).logits(clips) for kind in ("cuda", "cpu"))
+    for one, other in zip(on_gpu, on_cpu, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3, rtol=0)

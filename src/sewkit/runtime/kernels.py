@@ -20,9 +20,12 @@ TILES = {torch.float32: (32, 32), torch.float16: (64, 32), torch.bfloat16: (64, 
 of 64 channels compiled for compute capabilities 8.0 to 12.0."""
 LEAST_CHANNELS = 16
 """Tensor cores multiply no fewer."""
+CHANGING = ("num_queries", "num_keys", "first_row")
+"""Arguments that differ from batch to batch: the kernel is not compiled anew for numbers that 16 divides. It divides the
+strides of all models of a hidden size that it divides, and so loads are wide."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def disentangled_kernel(  # type: ignore[no-untyped-def]
     query,
     key,
@@ -128,29 +131,30 @@ def attend_disentangled(
     context = query.new_empty(batch, num_queries, num_heads, channels)
     tile_queries, tile_keys = TILES[query.dtype]
     grid = (triton.cdiv(num_queries, tile_queries), batch * num_heads)
-    disentangled_kernel[grid](
-        query,
-        key,
-        value,
-        by_query,
-        by_key,
-        rows,
-        key_bias,
-        context,
-        scale,
-        num_queries,
-        num_keys,
-        by_query.shape[3],
-        steps[1] * (num_keys - 1),
-        *steps,
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *value.stride()[:3],
-        num_heads=num_heads,
-        channels=channels,
-        channels_held=max(LEAST_CHANNELS, triton.next_power_of_2(channels)),
-        tile_queries=tile_queries,
-        tile_keys=tile_keys,
-        precision="ieee",
-    )
+    with torch.cuda.device_of(query):  # where Triton would launch it on the first GPU
+        disentangled_kernel[grid](
+            query,
+            key,
+            value,
+            by_query,
+            by_key,
+            rows,
+            key_bias,
+            context,
+            scale,
+            num_queries,
+            num_keys,
+            by_query.shape[3],
+            steps[1] * (num_keys - 1),
+            *steps,
+            *query.stride()[:3],
+            *key.stride()[:3],
+            *value.stride()[:3],
+            num_heads=num_heads,
+            channels=channels,
+            channels_held=max(LEAST_CHANNELS, triton.next_power_of_2(channels)),
+            tile_queries=tile_queries,
+            tile_keys=tile_keys,
+            precision="ieee",
+        )
     return context.transpose(1, 2)
