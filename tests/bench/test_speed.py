@@ -274,5 +274,7 @@ def test_the_commands_say_what_they_take(stochastic: Path) -> None:
     assert "such as torch:fp32" in str(refused.exception)
     refused = run(app, ["bench", "throughput", str(stochastic), "--audio", "x.wav", "--peer-precision", "int8"])
     assert "expected fp32 or bf16" in str(refused.exception)
+    refused = run(app, ["bench", "stages", str(stochastic), "--dtype", "int4"])
+    assert "expected one of float32, bfloat16, float16, int8" in str(refused.exception)
     refused = run(app, ["bench", str(stochastic), "--system", "nobody"])
     assert isinstance(refused.exception, UserError)

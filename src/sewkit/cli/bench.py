@@ -32,6 +32,7 @@ bench = typer.Typer(
     no_args_is_help=True,
 )
 
+STAGE_DTYPES = ("float32", "bfloat16", "float16", "int8")
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the figures to this JSON file.")]
 
 
@@ -179,6 +180,8 @@ def stages(
     from sewkit.cli.progress import counted
     from sewkit.recognizer import load
 
+    if dtype not in STAGE_DTYPES:
+        raise UserError(f"--dtype {dtype!r}: expected one of {', '.join(STAGE_DTYPES)}")
     if threads is not None:
         torch.set_num_threads(threads)
     reports = []
