@@ -21,8 +21,8 @@ of 64 channels compiled for compute capabilities 8.0 to 12.0."""
 LEAST_CHANNELS = 16
 """Tensor cores multiply no fewer."""
 CHANGING = ("num_queries", "num_keys", "first_row")
-"""Arguments that differ from batch to batch: the kernel is not compiled anew for numbers that 16 divides. It divides the
-strides of all models of a hidden size that it divides, and so loads are wide."""
+"""Arguments that differ from batch to batch: the kernel is not compiled anew for numbers that 16 divides. Strides are
+divisible wherever the hidden size is, and loads as wide as that allows."""
 
 
 @triton.jit(do_not_specialize=CHANGING)
