@@ -8,7 +8,10 @@ print(asr.transcribe("call.wav").text)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sewkit.openmp import wait_briefly
 from sewkit.version import __version__
+
+wait_briefly()
 
 if TYPE_CHECKING:
     from sewkit.audio import AudioError

@@ -134,6 +134,21 @@ def test_times_of_a_busy_moment_are_measured_anew(asr: Recognizer, measurements:
         assert len(measurements) == again
 
 
+def test_a_quick_moment_in_a_busy_calibration_does_not_keep_it(asr: Recognizer, measurements: list[float]) -> None:
+    quiet = calibrations(asr, 10.0, runs=4)
+    (path,) = cache_folder().iterdir()
+    found = json.loads(path.read_text())
+    times = {point: [runs[0], *(9 * seconds for seconds in runs[1:])] for point, runs in found["times"].items()}
+    path.write_text(json.dumps({**found, "times": times}))
+    assert calibrations(asr, 10.0, runs=4) == quiet
+
+
+def test_too_few_runs_are_refused_before_the_device_is_calibrated(asr: Recognizer, measurements: list[float]) -> None:
+    with pytest.raises(UserError, match="give --runs 2 or more"):
+        plan(asr, 1.0, 10.0, 0.95, runs=1)
+    assert measurements == []
+
+
 def test_a_damaged_or_unwritable_cache_is_measured_anew(
     asr: Recognizer, measurements: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import sewkit
 from sewkit.bench import gate
-from sewkit.bench.gate import GateClip, GateRefused, PointGate, export_through_gate
+from sewkit.bench.gate import Gate, GateClip, GateRefused, PointGate, export_through_gate
 from sewkit.checkpoint import CheckpointError, LoadedModel, convert, load_model
 from sewkit.cli.main import app
 from sewkit.compute import Compute
@@ -197,6 +197,19 @@ def test_the_gate_names_what_speaks_against_a_model() -> None:
     assert "slower, 0.90 times as fast" in figures(times_as_fast=0.9).problems(0.003)[0]
     assert "loses 0.40 points of WER, allowed are 0.3" in figures(wer_after=0.104).problems(0.003)[0]
     assert "not finite" in figures(difference=float("nan")).problems(0.003)[0]
+
+
+def test_the_gate_says_where_there_are_too_few_words_to_tell() -> None:
+    def problems(num_words: int, allowed: float = 0.003, **changes: object) -> list[str]:
+        point = figures(**changes)
+        return Gate(num_clips=9, num_words=num_words, audio_seconds=9.0, points=(point,)).problems(allowed)
+
+    assert "one of the 156 words is 0.64 points: --gate-data with 334 words or more tells" in problems(
+        156, wer_after=0.2
+    )
+    assert problems(156, wer_after=0.2, allowed=0)[-1] == "one of the 156 words is 0.64 points"
+    assert len(problems(400, wer_after=0.2)) == 1
+    assert problems(156) == []
 
 
 def test_what_does_not_pass_the_gate_is_not_written_unless_forced(

@@ -31,7 +31,7 @@ from sewkit.version import __version__
 CLIP_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 """Lengths that are measured; between two of them times are interpolated. Longer recordings are heard in chunks."""
 FAR_QUICKER = 1.3
-"""More than what the quickest of several runs varies by on a device without other work."""
+"""More than what a run is quicker than most on a device without other work."""
 MOST_STRETCHES = 5
 """Into which the runs of a calibration are cut."""
 LONG_ENOUGH = 4
@@ -58,14 +58,21 @@ class Calibration:
         cut into stretches that are long enough for one. Raises UserError where there are too few for this quantile.
         """
         ratios = {point: np.array(times) / self.median(point) for point, times in self.times.items()}
-        needed = math.ceil(round(quantile / (1 - quantile), 9) / len(ratios))
-        runs, total = min(map(len, ratios.values())), sum(map(len, ratios.values()))
-        if _rank(total, quantile) > total:
-            raise UserError(f"quantile {quantile:g} cannot be told from {total} runs: give --runs {needed} or more")
+        runs = min(map(len, ratios.values()))
+        needed = require_runs(len(ratios), runs, quantile)
         count = min(max(runs // (needed * LONG_ENOUGH), 1), MOST_STRETCHES)
         pieces = [np.array_split(of_point, count) for of_point in ratios.values()]
         stretches = [np.sort(np.concatenate(stretch)) for stretch in zip(*pieces, strict=True)]
         return float(max(stretch[_rank(len(stretch), quantile) - 1] for stretch in stretches))
+
+
+def require_runs(num_points: int, runs: int, quantile: float) -> int:
+    """The fewest runs of each point that tell this quantile. Raises UserError where there are fewer."""
+    total = num_points * runs
+    needed = math.ceil(round(quantile / (1 - quantile), 9) / num_points)
+    if _rank(total, quantile) > total:
+        raise UserError(f"quantile {quantile:g} cannot be told from {total} runs: give --runs {needed} or more")
+    return needed
 
 
 def _rank(count: int, quantile: float) -> int:
@@ -151,6 +158,7 @@ def kept(known: dict[str, Any], calls: Mapping[str, Callable[[], object]], runs:
 
 
 def _is_far_quicker_now(times: Mapping[str, Sequence[float]], calls: Mapping[str, Callable[[], object]]) -> bool:
-    quickest = min(times, key=lambda name: min(times[name]))
+    medians = {name: statistics.median(of_point) for name, of_point in times.items()}
+    quickest = min(medians, key=medians.__getitem__)
     (now,) = interleaved({quickest: calls[quickest]}, 1)[quickest]
-    return now * FAR_QUICKER < min(times[quickest])
+    return now * FAR_QUICKER < medians[quickest]

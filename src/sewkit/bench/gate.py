@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,10 +76,14 @@ class PointGate:
             found.append(f"at {self.point} its output is not finite")
         if self.times_as_fast < 1:
             found.append(f"at {self.point} it is slower, {self.times_as_fast:.2f} times as fast")
-        loss = self.wer_loss
-        if loss is not None and round(loss, 9) > max_wer_loss:
-            found.append(f"at {self.point} it loses {100 * loss:.2f} points of WER, allowed are {100 * max_wer_loss:g}")
+        if self.loses_more(max_wer_loss):
+            loss = f"{100 * (self.wer_loss or 0):.2f} points of WER, allowed are {100 * max_wer_loss:g}"
+            found.append(f"at {self.point} it loses {loss}")
         return found
+
+    def loses_more(self, max_wer_loss: float) -> bool:
+        """Than this fraction."""
+        return self.wer_loss is not None and round(self.wer_loss, 9) > max_wer_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +91,18 @@ class Gate:
     """The measured points of an export."""
 
     num_clips: int
+    num_words: int
+    """That are known to be said."""
     audio_seconds: float
     points: tuple[PointGate, ...]
 
     def problems(self, max_wer_loss: float) -> list[str]:
         """Of all points; without any the model passes."""
-        return [problem for point in self.points for problem in point.problems(max_wer_loss)]
+        found = [problem for point in self.points for problem in point.problems(max_wer_loss)]
+        if max_wer_loss * self.num_words < 1 and any(point.loses_more(max_wer_loss) for point in self.points):
+            needed = f": --gate-data with {math.ceil(1 / max_wer_loss)} words or more tells" if max_wer_loss else ""
+            found.append(f"one of the {self.num_words} words is {100 / self.num_words:.2g} points{needed}")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -161,7 +172,8 @@ def run_gate(
     share = 1 / (len(points) * len(clips))
     measured = tuple(_measure(before, after, clips, point, runs, share, on_progress) for point in points)
     seconds = sum(len(clip.waveform) for clip in clips) / SAMPLE_RATE
-    return Gate(num_clips=len(clips), audio_seconds=seconds, points=measured)
+    num_words = sum(len(clip.text.split()) for clip in clips if clip.text is not None)
+    return Gate(num_clips=len(clips), num_words=num_words, audio_seconds=seconds, points=measured)
 
 
 def _measure(

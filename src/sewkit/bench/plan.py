@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sewkit.bench.calibration import Calibration, calibrations
+from sewkit.bench.calibration import Calibration, calibrations, require_runs
 from sewkit.compute import Compute, operating_points
 from sewkit.curve import Curve, MeasuredPoint
 from sewkit.errors import UserError
@@ -65,6 +65,7 @@ def plan(asr: Recognizer, latency: float, audio_seconds: float, quantile: float 
     """
     if not 0 < quantile < 1:
         raise UserError(f"--quantile is {quantile:g}; expected a probability between 0 and 1, such as 0.95")
+    require_runs(len(operating_points(asr.config)), runs, quantile)
     plans = estimates(asr, calibrations(asr, audio_seconds, runs), audio_seconds, quantile)
     fitting = [one for one in plans if one.at_quantile <= latency]
     if not fitting:
