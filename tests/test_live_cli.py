@@ -75,6 +75,7 @@ def test_samples_are_whole_however_the_bytes_come(samples: np.ndarray, monkeypat
     ("arguments", "stdin", "problem"),
     [
         (["--live"], b"RIFF....WAVE", "this is a file with a header; leave --live out"),
+        (["--live"], b"", "which ended without one; pipe them in"),
         (["--live", "clip.wav"], b"", "leave out recordings and output files"),
         (["--microphone", "-f", "srt"], b"", "leave out recordings and output files"),
         ([], b"", "nothing to transcribe; name recordings, or hear live sound"),

@@ -21,9 +21,12 @@ from sewkit.bulk.listing import Clip, Entry
 from sewkit.bulk.local import InlineEngine
 from sewkit.bulk.stages import TRANSCRIBE, Decoded, LotResult, ModelSpec, Transcriber
 from sewkit.bulk.tally import Measure, Tally
+from sewkit.checkpoint import save_model
 from sewkit.cli.bulk import clock, progress_line
 from sewkit.cli.main import app
 from sewkit.compute import Compute
+from sewkit.errors import UserError
+from sewkit.testing import TOYS, toy_model
 
 Run = Callable[..., dict[str, Any]]
 
@@ -62,6 +65,17 @@ def test_a_dry_run_writes_nothing_and_says_time_and_cost(bulk: Callable[..., Any
     assert point["cost"] == pytest.approx(2 * point["hours"])
     assert point["hours"] == pytest.approx(said["audio_hours"] / point["audio_hours_per_hour"])
     assert "h of audio per hour" in bulk("--dry-run").stdout
+
+
+def test_a_model_that_does_not_transcribe_is_refused_before_any_work(bulk: Callable[..., Any], tmp_path: Path) -> None:
+    save_model(
+        tmp_path / "voices", toy_model(TOYS["sew"].replace(vocab_size=None, num_labels=3)), labels=("ann", "bob", "eve")
+    )
+    for more in ((), ("--dry-run",)):
+        error = bulk("--model", str(tmp_path / "voices"), *more).exception
+        assert isinstance(error, UserError)
+        assert "classifies recordings (3 labels), it does not transcribe" in str(error)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_counts_the_model_once(

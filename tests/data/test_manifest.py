@@ -32,7 +32,7 @@ def test_splits_are_told_apart(tmp_path):
     path = write(tmp_path, ROW, {**ROW, "split": "test"}, "")
     assert [row.split for row in read_manifest(path)] == ["train", "test"]
     assert [row.split for row in read_manifest(path, split="test")] == ["test"]
-    with pytest.raises(ManifestError, match="no utterance of split 'dev'"):
+    with pytest.raises(ManifestError, match="no utterance of split 'dev'; its splits are test, train"):
         read_manifest(path, split="dev")
 
 
@@ -199,7 +199,7 @@ def test_manifests_are_joined(tmp_path):
     ("line", "problem"),
     [
         ("{not json", "not JSON"),
-        ({**ROW, "duration": None}, "no duration"),
+        ({**ROW, "duration": None}, r"no duration; expected audio, text and duration \(seconds\)"),
         ({**ROW, "duration": -1}, "duration must be seconds"),
         ('{"audio": "a", "text": "", "duration": 1-2}', "not JSON"),
     ],

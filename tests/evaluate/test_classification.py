@@ -115,7 +115,7 @@ def test_the_picture_is_written_whole(num_classes: int, tmp_path: Path) -> None:
     pixels = image.imread(tmp_path / "confusion.png")
     assert min(pixels.shape[:2]) >= 480
     assert [path.name for path in tmp_path.iterdir()] == ["confusion.png"]
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="expected a folder that can be written, found a file"):
         Confusion.count(labels, ids, ids).draw(tmp_path / "confusion.png" / "confusion.png")
 
 

@@ -126,7 +126,8 @@ def test_mistakes_are_one_line(manifest: Path, tmp_path: Path, toy_folder: Path)
         (("evaluate", manifest, "--normalizer", "x"), "expected none, librispeech, whisper-english"),
         (("evaluate", manifest, "--resample", "x"), "--resample x is not known; expected speakers or utterances"),
         (("compare", report, report, manifest), "are reports of their data: leave out manifests"),
-        (("compare", report, toy_folder), "is a report, the other a model"),
+        (("compare", report, toy_folder), "is a report, .*toy is none: give two reports, or two models and data"),
+        (("compare", toy_folder / "x", report), "is a report, .*x is no file or folder: give two reports"),
         (("compare", toy_folder, toy_folder), "two models need data"),
         (("compare", tmp_path / "x.json", report), "x.json: cannot be read"),
     ):

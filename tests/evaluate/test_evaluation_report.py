@@ -179,7 +179,7 @@ def test_three_files_are_written_whole(tmp_path: Path) -> None:
     ]
     assert json.loads(paths[0].read_text("utf-8"))["utterances"][1]["reference"] == "É"
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="expected a folder that can be written, found a file"):
         write_report(tmp_path / "file" / "below", evaluation_document(found), {})
 
 

@@ -161,7 +161,7 @@ def test_the_point_of_a_plain_session_may_change_on_the_way(stochastic: Recogniz
         assert {final["compute"] for final in of(until(client, "done"), "final")} == {"squeeze=2"}
 
 
-@pytest.mark.parametrize("query", ["?compute=squeeze=7", "?sample_rate=12"])
+@pytest.mark.parametrize("query", ["?compute=squeeze=7", "?sample_rate=12", "?sample_rate=abc"])
 def test_a_session_that_cannot_be_is_refused_in_one_line(toy_server: LiveServer, query: str) -> None:
     with plain(toy_server, query) as client:
         (event,) = until(client, "error")

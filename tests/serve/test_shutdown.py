@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -102,9 +103,19 @@ def test_workers_that_cannot_start_end_the_server_with_status_1_and_a_line(tmp_p
         (["--compute", "squeeze=9"], "squeeze=9"),
         (["no-such-model"], "no-such-model"),
         (["--api-key-file", "/nowhere"], "--api-key-file"),
+        (["--scratch", __file__], "expected a folder that can be written, found a file"),
+        (["--scratch", __file__, "--workers", "2"], "expected a folder that can be written, found a file"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(arguments, message):
     outcome = CliRunner().invoke(app, ["serve", "--port", "0", *arguments])
     assert isinstance(outcome.exception, UserError)
     assert message in str(outcome.exception)
+
+
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        outcome = CliRunner().invoke(app, ["serve", "no-such-model", "--port", port])
+    assert isinstance(outcome.exception, UserError)
+    assert f"--port {port}: expected an address of this machine and a free port" in str(outcome.exception)

@@ -140,6 +140,7 @@ class Job:
         self._on_progress = on_progress
         self._last_progress = 0.0
         self.folder = Folder(options.output)
+        self.folder.expect_writable()
         self.recordings: Recordings = find_recordings(options.input)
         self._entries = {entry.name: entry for entry in self.recordings.entries}
         self.tally = _new_tally(self.recordings, options.budget.began)

@@ -49,7 +49,7 @@ class ModelSpec:
     batch_seconds: float | None = None
 
     def load(self) -> Recognizer:
-        """The model in this process. Raises UserError."""
+        """The model in this process. Raises UserError, also for one that does not transcribe."""
         # oneDNN keeps the code that it makes for each shape, 1,024 pieces unless told otherwise when it is first used.
         # Lots hardly ever have a shape twice: over 1,600 recordings a worker grew by 190 MB, and was no faster for it.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
@@ -64,6 +64,7 @@ class ModelSpec:
             architecture=self.architecture,
             lm=self.lm,
         )
+        asr.transcription(asr.resolve(None), asr.decoder)  # raises UserError for a model without letters
         asr.batch_seconds = self.batch_seconds or asr.batch_seconds
         return asr
 

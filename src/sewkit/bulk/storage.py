@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from sewkit.errors import MissingExtraError, UserError
-from sewkit.files import replacing
+from sewkit.files import expect_folder, replacing
 
 ATTEMPTS = 5
 FIRST_PAUSE = 0.2
@@ -143,6 +143,11 @@ class Folder:
         self._fs, self._path = file_system(self.location)
         if self.location.startswith(("http://", "https://")):
             raise UserError(f"{location}: cannot be written to; expected a folder or an object store such as s3://")
+
+    def expect_writable(self) -> None:
+        """Raises UserError for a local folder that cannot be written; a store says so when it is written to."""
+        if is_local(self.location):
+            expect_folder(local_path(self.location))
 
     def names(self) -> list[str]:
         """The files in it, in order of name; none where it does not exist yet."""

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from sewkit.cli.bench_tables import hardware, print_speed, print_stages, print_throughput
 from sewkit.cli.options import Device, Json, Threads, print_json, write_json
 from sewkit.errors import UserError
+from sewkit.files import expect_file, expect_folder
 
 
 class _SpeedUnlessNamed(TyperGroup):
@@ -57,6 +58,8 @@ def transcribe(
     from sewkit.bench.timing import environment
     from sewkit.cli.sources import find_audio
 
+    if output is not None:
+        expect_file(output)
     if threads is not None:
         torch.set_num_threads(threads)
     clips = [load_audio(path) for path in find_audio(audio, on_error=_fail)[:max_clips]]
@@ -122,6 +125,7 @@ def speed(
         torch.set_num_threads(threads)
     if output is not None:
         require_plot()
+        expect_folder(output)
     plan = Plan(
         models,
         choose(system or ["*"]),
@@ -182,6 +186,8 @@ def stages(
 
     if dtype not in STAGE_DTYPES:
         raise UserError(f"--dtype {dtype!r}: expected one of {', '.join(STAGE_DTYPES)}")
+    if output is not None:
+        expect_folder(output)
     if threads is not None:
         torch.set_num_threads(threads)
     reports = []
@@ -253,6 +259,8 @@ def throughput(
 
     if peer_precision not in ("fp32", "bf16"):
         raise UserError(f"--peer-precision {peer_precision!r}: expected fp32 or bf16")
+    if output is not None:
+        expect_folder(output)
     if threads is not None:
         torch.set_num_threads(threads)
     paths, on = _recordings(audio, clips), str(pick_device(device))
@@ -324,6 +332,8 @@ def pretrain(
     from sewkit.bench.pretrain import BASE, TINY, break_down, compare_steps
     from sewkit.bench.timing import environment
 
+    if output is not None:
+        expect_file(output)
     if threads is not None:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

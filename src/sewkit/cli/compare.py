@@ -63,6 +63,7 @@ def compare(
 
     reports = [_report_path(one) for one in (a, b)]
     manifests = list(dict.fromkeys(manifests or []))
+    folders = report_folders(manifests or [Path("reports")], output)
     measured = Measured(split, data_root, normalizer, resample)
     if reports[0] and reports[1]:
         if manifests or split or data_root or compute_a or compute_b:
@@ -70,14 +71,14 @@ def compare(
                 f"{a} and {b} are reports of their data: leave out manifests, --split, --data-root and --compute"
             )
         pairs = iter([(_read(reports[0], normalizer, resample), _read(reports[1], normalizer, resample))])
-        manifests = [Path("reports")]
     elif reports[0] or reports[1]:
-        raise UserError(f"one of {a} and {b} is a report, the other a model: give two models and data, or two reports")
+        report, other = (a, b) if reports[0] else (b, a)
+        found = "is none" if Path(other).exists() else "is no file or folder"
+        raise UserError(f"{report} is a report, {other} {found}: give two reports, or two models and data")
     elif not manifests:
         raise UserError("two models need data to be compared on: name one or more manifests after them")
     else:
         pairs = _evaluations([(a, compute_a), (b, compute_b)], manifests, measured, device, threads)
-    folders = report_folders(manifests, output)
     with measured.status():
         for folder, (left, right) in zip(folders.values(), pairs, strict=True):
             comparison = compare_evaluations(left, right)

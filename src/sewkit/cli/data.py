@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sewkit.cli.options import Json, print_json
+from sewkit.files import expect_file
 
 if TYPE_CHECKING:
     from sewkit.data.validate import Requirements
@@ -56,6 +57,7 @@ def import_(
     from sewkit.cli.progress import counted
     from sewkit.data.importers import detect_format, import_rows, write_manifest
 
+    expect_file(output)
     if format_ is None and source.exists():
         format_ = detect_format(source)
         print(f"importing {source} as {format_}", file=sys.stderr)

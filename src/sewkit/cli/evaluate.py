@@ -21,6 +21,7 @@ from sewkit.cli.reports import (
     write,
 )
 from sewkit.errors import UserError
+from sewkit.files import expect_file, expect_folder
 
 if TYPE_CHECKING:
     from sewkit.evaluate.evaluation import Evaluation
@@ -76,6 +77,9 @@ def evaluate(
     """
     from sewkit.recognizer import load
 
+    folders = report_folders(manifests, output)
+    if confusion is not None:
+        expect_file(confusion)
     asr = load(model, device=device, threads=threads)
     classifies = asr.config.num_labels is not None
     if not classifies and (label_column or confusion):
@@ -94,7 +98,7 @@ def evaluate(
         return
     choose_decoder(asr, lm, hotword, beam, alpha, beta)
     with measured.status():
-        for manifest, folder in report_folders(manifests, output).items():
+        for manifest, folder in folders.items():
             evaluation = measured.evaluate(asr, manifest, compute)
             _give(evaluation, measured, folder, worst, as_json)
 
@@ -168,6 +172,7 @@ def _tune(
         raise UserError(
             f"--tune-lm stores the weights in the model's folder; {model} is none, make one: sewkit convert"
         )
+    expect_folder(Path(model).expanduser())
     choose_decoder(asr, lm, None, beam)
     assert isinstance(asr.decoder, BeamSearch)
     utterances = [row for manifest in manifests for row in read_manifest(manifest, split, data_root)]

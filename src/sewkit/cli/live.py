@@ -56,15 +56,17 @@ def raw_blocks() -> Iterator[np.ndarray]:
     if sys.stdin.isatty():
         raise UserError("--live expects raw 16-bit samples on standard input; pipe them in, or use --microphone")
     standard_input: Any = sys.stdin.buffer  # typed without read1, which gives what is there and does not wait for more
-    data, is_checked = b"", False
+    data, is_checked, has_come = b"", False, False
     while chunk := standard_input.read1(READ_BYTES):
-        data += chunk
+        data, has_come = data + chunk, True
         if not is_checked and len(data) >= 4:
             _expect_no_header(data)
             is_checked = True
         whole = len(data) // 2 * 2
         yield np.frombuffer(data[:whole], "<i2").astype(np.int16)
         data = data[whole:]
+    if not has_come:
+        raise UserError("--live expects raw 16-bit samples on standard input, which ended without one; pipe them in")
 
 
 def _expect_no_header(data: bytes) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from sewkit.cli.options import print_json
 from sewkit.cli.sources import output_formats, unique_stems
+from sewkit.files import expect_folder
 
 if TYPE_CHECKING:
     from sewkit.subtitles import SubtitleStyle
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """Where the transcripts of some recordings go. Raises UserError for an unknown format."""
+    """Where the transcripts of some recordings go. Raises UserError for an unknown format or an unusable folder."""
 
     subtitles: SubtitleStyle | None = None
     """The limits of srt and vtt, if others than the usual ones."""
@@ -25,6 +26,8 @@ class Output:
     def __init__(self, formats: list[str] | None, folder: Path | None, as_json: bool, default_format: str):
         self.formats = output_formats(formats or ([default_format] if folder else []))
         self.folder = folder or Path()
+        if self.formats:
+            expect_folder(self.folder)
         self.as_json = as_json
 
     def expect(self, paths: list[str]) -> None:

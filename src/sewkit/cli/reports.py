@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sewkit.errors import UserError
+from sewkit.files import expect_folder
 
 if TYPE_CHECKING:
     from sewkit.audio import AudioError
@@ -107,9 +108,14 @@ class Measured:
 
 
 def report_folders(manifests: list[Path], output: Path | None) -> dict[Path, Path | None]:
-    """Where each manifest's report goes: --output itself, or a folder in it for each of several."""
+    """Where each manifest's report goes: --output itself, or a folder in it for each of several.
+
+    Raises UserError where they cannot be written.
+    """
     from sewkit.cli.sources import unique_stems
 
+    if output is not None:
+        expect_folder(output)
     if output is None or len(manifests) == 1:
         return dict.fromkeys(manifests, output)
     stems = unique_stems(map(str, manifests))

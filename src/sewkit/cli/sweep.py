@@ -11,6 +11,7 @@ import typer
 from sewkit.cli.options import Device, Json, Threads, print_json, write_json
 from sewkit.cli.reports import DataRoot, Measured, NormalizerName, Resample, Split
 from sewkit.errors import UserError
+from sewkit.files import expect_file, expect_folder
 
 if TYPE_CHECKING:
     from sewkit.bench.pareto import Names
@@ -109,8 +110,11 @@ def _sweep_data(
     folder = Path(model).expanduser()
     if store and not (folder / "config.json").is_file():
         raise UserError(f"--store writes to the model's folder; {model} is none, make one: sewkit convert")
+    if store:
+        expect_folder(folder)
     if output is not None:
         require_plot()
+        expect_folder(output)
     asr = load(model, device=device, threads=threads)
     rows = [row for manifest in manifests for row in measured.rows(manifest)]
     passes = []
@@ -154,6 +158,8 @@ def _sweep_times(
     from sewkit.bench.timing import environment
     from sewkit.runtime.pytorch import pick_device
 
+    if output is not None:
+        expect_file(output)
     if threads is not None:
         torch.set_num_threads(threads)
     where = pick_device(device)

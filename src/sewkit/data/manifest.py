@@ -18,7 +18,7 @@ A row may also be JOINED from several recordings, so that an evaluation list is 
 import json
 import mmap
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -87,10 +87,17 @@ def read_manifest(
     Raises ManifestError for a row without audio, duration or, of `labelled` recordings, text.
     """
     rows = [_utterance(row, place, root or path.parent, labelled) for place, row in read_json_lines(path)]
-    rows = [row for row in rows if split is None or row.split == split]
-    if not rows:
-        raise ManifestError(f"{path}: no utterance{f' of split {split!r}' if split else ''}")
-    return rows
+    kept = [row for row in rows if split is None or row.split == split]
+    if not kept:
+        such = f" of split {split!r}; {_splits(row.split for row in rows)}" if split else ""
+        raise ManifestError(f"{path}: no utterance{such}")
+    return kept
+
+
+def _splits(found: Iterable[Any]) -> str:
+    """Those that a manifest has, for messages."""
+    names = sorted({name for name in found if name and isinstance(name, str)})
+    return f"its splits are {', '.join(names)}" if names else "its rows name no split, leave it out"
 
 
 def load_utterance(utterance: Utterance) -> np.ndarray:
@@ -178,7 +185,10 @@ def _parse_object(line: str | bytes, place: str) -> dict[str, Any]:
 def _utterance(row: dict[str, Any], place: str, root: Path, labelled: bool) -> Utterance:
     missing = [name for name in (("text", "duration") if labelled else ("duration",)) if row.get(name) is None]
     if missing:
-        raise ManifestError(f"{place}: no {', '.join(missing)}")
+        needed = "audio, text and duration" if labelled else "audio and duration"
+        raise ManifestError(
+            f"{place}: no {', '.join(missing)}; expected {needed} (seconds) in each row, as sewkit data import gives"
+        )
     if ("audio" in row) == ("parts" in row):
         raise ManifestError(f"{place}: expected either audio or parts")
     if not isinstance(row["duration"], int | float) or not row["duration"] >= 0:

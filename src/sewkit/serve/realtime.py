@@ -8,15 +8,15 @@ key as OpenAI's clients do there, as the sub-protocol `openai-insecure-api-key.K
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Query, WebSocket
+from fastapi import APIRouter, WebSocket
 from starlette.responses import JSONResponse
 
 from sewkit.audio import SAMPLE_RATE
+from sewkit.errors import UserError
 from sewkit.serve import openai_realtime
-from sewkit.serve.errors import ApiError
+from sewkit.serve.errors import ApiError, shortened
 from sewkit.serve.limits import is_key, require_key
 from sewkit.serve.listener import Listener
 from sewkit.serve.live import Form, LiveSessions
@@ -51,16 +51,23 @@ def live_router(sessions: LiveSessions, model: str, settings: Settings) -> APIRo
         await hold(websocket, lambda ear: OpenAIForm(ear, model, is_beta=is_beta), openai_realtime.SAMPLE_RATE)
 
     @router.websocket("/v1/stream")
-    async def stream(
-        websocket: WebSocket, sample_rate: Annotated[int, Query()] = SAMPLE_RATE, compute: str | None = None
-    ) -> None:
+    async def stream(websocket: WebSocket, sample_rate: str = str(SAMPLE_RATE), compute: str | None = None) -> None:
         def open_form(listener: Listener) -> Form:
+            listener.configure(sample_rate=_rate(sample_rate))
             listener.compute = listener.resolve(compute)
             return PlainForm(listener, model)
 
-        await hold(websocket, open_form, sample_rate)
+        await hold(websocket, open_form, SAMPLE_RATE)
 
     return router
+
+
+def _rate(text: str) -> int:
+    """Raises UserError, which a client of a WebSocket gets to read, unlike FastAPI's refusal of what is no number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"sample_rate={shortened(text)}: expected a whole number of Hz, such as 16000") from None
 
 
 def _expect_origin(websocket: WebSocket, settings: Settings) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import tempfile
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -16,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 from sewkit.errors import UserError
+from sewkit.files import expect_folder
 from sewkit.serve.app import KEY_VARIABLE, SETTINGS_VARIABLE, create_app
 from sewkit.serve.live import WEBSOCKET_OPTIONS
 from sewkit.serve.logs import LOG_CONFIG
@@ -69,7 +72,9 @@ class PatientProtocol(H11Protocol):
 
 
 def run(settings: Settings, host: str, port: int, workers: int = 1, trusted_proxies: str | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what is on its way. Raises UserError."""
+    """Serve until SIGTERM or Ctrl-C, then finish what is on its way. Raises UserError, before the model is loaded."""
+    _expect_address(host, port)
+    _make_scratch(settings)
     PatientProtocol.header_seconds = settings.header_seconds
     options: dict[str, Any] = {
         "host": host,
@@ -87,6 +92,27 @@ def run(settings: Settings, host: str, port: int, workers: int = 1, trusted_prox
         _run_here(settings, options)
     else:
         _run_workers(settings, workers, options)
+
+
+def _expect_address(host: str, port: int) -> None:
+    """Raises UserError where nothing can listen; uvicorn would tell only the log, once the model is loaded."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = found[0]
+        socket.create_server(address[:2], family=family).close()
+    except (OSError, UnicodeError) as error:  # the latter for what can be no name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--host {host} --port {port}: expected an address of this machine and a free port, found that nothing can "
+            f"listen there ({reason}); give another --port, 0 for any that is free, or another --host"
+        ) from error
+
+
+def _make_scratch(settings: Settings) -> None:
+    """Raises UserError where it could hold no uploads."""
+    if settings.scratch is not None:
+        expect_folder(Path(settings.scratch))
+        Path(settings.scratch).mkdir(parents=True, exist_ok=True)
 
 
 def _run_here(settings: Settings, options: dict[str, Any]) -> None:
