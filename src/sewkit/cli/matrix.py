@@ -44,6 +44,7 @@ def matrix(
     from sewkit.train.cells import run_matrix
     from sewkit.train.matrix import cells_of, changed, load_matrix, result_of
     from sewkit.train.seeds import table_of
+    from sewkit.train.state import Checkpoints
 
     whole = changed(load_matrix(file), overrides or [], output)
     failed: dict[str, str] = {}
@@ -51,7 +52,7 @@ def matrix(
         for cell in cells_of(whole):
             if not fnmatchcase(cell.name, only):
                 continue
-            started = (whole.output / cell.name / "recipe.yaml").exists()
+            started = bool(Checkpoints(whole.output / cell.name).paths())
             state = "done" if result_of(whole, cell) else "half done" if started else "to do"
             typer.echo(f"{state:<9}  {cell.name}", err=True)
     else:

@@ -28,7 +28,7 @@ from sewkit.train.card import last_results
 from sewkit.train.loop import precision_on
 from sewkit.train.matrix import Cell, Matrix, cells_of, fingerprint, recipe_of, result_of
 from sewkit.train.metrics import LOG_NAME, read_log
-from sewkit.train.recipe import DevSet, FinetuneRecipe, PretrainRecipe, RunRecipe, to_yaml
+from sewkit.train.recipe import DevSet, FinetuneRecipe, PretrainRecipe, RunRecipe
 from sewkit.train.rows import read_dev_path
 from sewkit.version import __version__
 
@@ -63,7 +63,6 @@ def run_matrix(matrix: Matrix, hardware: dict[str, Any], say: Callable[[str], No
 def run_cell(matrix: Matrix, cell: Cell, hardware: dict[str, Any]) -> dict[str, Any]:
     """Train, evaluate, write the JSON file."""
     recipe, output = recipe_of(matrix, cell), matrix.output / cell.name
-    keep_recipe(recipe, output)
     if isinstance(recipe, PretrainRecipe):
         pretrain.run(recipe, output, resume=True)
     else:
@@ -76,15 +75,6 @@ def run_cell(matrix: Matrix, cell: Cell, hardware: dict[str, Any]) -> dict[str, 
     if num_processes() > 1:
         torch.distributed.barrier()
     return result
-
-
-def keep_recipe(recipe: RunRecipe, output: Path) -> None:
-    """Write recipe.yaml into the run's folder. Raises UserError if the run there was started with another one."""
-    path, text = output / "recipe.yaml", to_yaml(recipe)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise UserError(f"{path}: the run was started with this recipe, which the matrix has changed; delete {output}")
-    if distributed.is_first():
-        write_whole(path, text)
 
 
 def describe(matrix: Matrix, cell: Cell, recipe: RunRecipe, output: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from sewkit.objectives.loss import Loss, Objective
 from sewkit.processor import multiplies
 from sewkit.train import distributed
 from sewkit.train.alarms import Alarms
+from sewkit.train.begun import check_same
 from sewkit.train.metrics import Log, Meters
 from sewkit.train.optimizer import build_optimizer, move_average, scale_and_clip
 from sewkit.train.progress import Progress
@@ -69,6 +70,8 @@ class Settings:
     """Everything else the loop needs."""
 
     output: Path
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """What a run that is resumed must have been begun with, see `begun`."""
     device: torch.device = CPU
     precision: Precision = "fp32"
     seed: int = 0
@@ -109,7 +112,7 @@ def train(stages: list[Stage], settings: Settings, resume: bool = False) -> Trai
     """Run the stages; the returned state holds the last weights and, in the first process, their average.
 
     Raises Stopped after SIGTERM or Ctrl-C (the state is saved), DivergedError if the loss stays infinite, UserError if
-    the folder holds another run.
+    the folder holds another run, or one that was begun with another recipe.
     """
     settings.output.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(settings.output, settings.keep_checkpoints)
@@ -316,6 +319,8 @@ def start_state(model: SpeechModel, checkpoints: Checkpoints, settings: Settings
         raise UserError(f"{settings.output} holds a run: go on with --resume, or choose another output folder")
     state = (checkpoints.load() if resume else None) or TrainState()
     distributed.check_agreement((state.stage, state.update))
+    check_same(state.recipe, settings.recipe, settings.output)
+    state.recipe = settings.recipe
     if state.model:
         with _fitting(settings.output):
             model.load_state_dict(state.model)

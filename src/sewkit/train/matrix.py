@@ -37,6 +37,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sewkit.errors import UserError
 from sewkit.train.recipe import (
+    ELSEWHERE,
     DevSet,
     FinetuneRecipe,
     PretrainRecipe,
@@ -46,9 +47,6 @@ from sewkit.train.recipe import (
     load_recipe,
     read_mapping,
 )
-
-ELSEWHERE = {"folder", "init", "data_root", "device", "threads"}
-"""What of a recipe says where it runs, not what it computes."""
 
 Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
 """Of an experiment or an arm; names of files are made of it."""
