@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sewkit.collective import sum_over_processes
 from sewkit.data.batch import Batch
 from sewkit.errors import UserError
+from sewkit.files import make_folder
 from sewkit.model import SpeechModel
 from sewkit.objectives.loss import Loss, Objective
 from sewkit.processor import multiplies
@@ -114,7 +115,7 @@ def train(stages: list[Stage], settings: Settings, resume: bool = False) -> Trai
     Raises Stopped after SIGTERM or Ctrl-C (the state is saved), DivergedError if the loss stays infinite, UserError if
     the folder holds another run, or one that was begun with another recipe.
     """
-    settings.output.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.output)
     checkpoints = Checkpoints(settings.output, settings.keep_checkpoints)
     state = start_state(stages[0].objective.model, checkpoints, settings, resume)
     prepare_encoder(stages[0].objective.model, settings)
