@@ -155,6 +155,11 @@ def test_the_log_is_one_json_object_a_line(tmp_path):
     assert {"learning_rate", "grad_norm", "squares", "waiting_for_data", "audio_per_second"} <= lines[0].keys()
 
 
+def test_the_last_updates_of_a_stage_are_logged_too(tmp_path):
+    train([toy_stage(num_updates=5)] * 2, Settings(output=tmp_path, log_every=4))
+    assert [(line["update"], line["step"]) for line in read_lines(tmp_path)] == [(4, 4), (5, 5), (4, 9), (5, 10)]
+
+
 def test_measuring_sees_averaged_weights_and_heads_and_puts_the_others_back(tmp_path):
     objective, seen = Squares(ToyModel()), []
 

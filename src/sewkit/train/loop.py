@@ -146,7 +146,7 @@ def run_stage(stage: Stage, run: _Run) -> bool:
         for update, batches in meters.waiting(drawn):
             loss, is_asked_to_stop = updates.take(update, batches)
             log.advance(loss)
-            if state.update % settings.log_every == 0:
+            if state.update % settings.log_every == 0 or state.update == stage.num_updates:
                 values = {"learning_rate": stage.schedule.at(update, stage.num_updates), **meters.take()}
                 log.write(stage.name, state.update, values, alarms.check(values))
             if _is_due(state.update, settings.validate_every, stage):
