@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from toy_recipes import MODEL, SCHEDULE, STAGES, write_recipe, write_rows
+from typer.testing import CliRunner
 
 from sewkit.checkpoint import load_model, save_model
+from sewkit.cli.main import app
 from sewkit.config import ModelConfig
 from sewkit.data.manifest import ManifestError, load_utterance, read_manifest
 from sewkit.errors import UserError
@@ -132,6 +134,15 @@ def test_a_run_is_resumed_elsewhere_and_watched_otherwise_to_the_same_model(fold
     run(load_recipe(FinetuneRecipe, moved, changes), folder / "stopped", resume=True)
     whole, stopped = (load_model(folder / name / "model").model.state_dict() for name in ("whole", "stopped"))
     assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
+
+
+def test_a_finished_run_says_so_and_where_its_model_is(folder, caplog):
+    arguments = ["-c", str(write_recipe(folder)), "-o", str(folder / "out")]
+    for resume in ([], ["--resume"]):
+        result = CliRunner().invoke(app, ["finetune", *arguments, *resume])
+        assert result.exit_code == 0, result.output
+        assert result.stderr.splitlines()[-1] == f"sewkit: the model is in {folder / 'out' / 'model'}"
+        assert ("out: the run is finished, there is nothing left to train" in caplog.text) == bool(resume)
 
 
 def test_a_run_from_before_recipes_were_kept_is_resumed_and_keeps_its_recipe(folder):

@@ -265,3 +265,8 @@ def test_a_dry_run_tells_the_facts_and_writes_nothing(folder):
     assert result.exit_code == 0, result.output
     assert "sound in an update" in result.output
     assert not (folder / "out").exists()
+
+
+def test_the_verb_says_where_the_encoder_is(folder):
+    result = CliRunner().invoke(app, ["pretrain", "-c", str(write(folder, dev=None)), "-o", str(folder / "out")])
+    assert result.stderr.splitlines()[-1] == f"sewkit: the model is in {folder / 'out' / 'model'}"

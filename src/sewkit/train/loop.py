@@ -7,6 +7,7 @@ number of processes but for rounding (dropout excepted), and a run killed at any
 checkpoint to the weights it would have reached.
 """
 
+import logging
 import math
 import time
 from collections import deque
@@ -37,6 +38,8 @@ from sewkit.train.progress import Progress
 from sewkit.train.schedule import Schedule
 from sewkit.train.signals import Stopped, StopRequest
 from sewkit.train.state import Checkpoints, TrainState
+
+logger = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_SKIPS = 20
 
@@ -119,6 +122,8 @@ def train(stages: list[Stage], settings: Settings, resume: bool = False) -> Trai
     checkpoints = Checkpoints(settings.output, settings.keep_checkpoints)
     state = start_state(stages[0].objective.model, checkpoints, settings, resume)
     prepare_encoder(stages[0].objective.model, settings)
+    if state.stage == len(stages) and distributed.is_first():
+        logger.warning("%s: the run is finished, there is nothing left to train", settings.output)
     total = sum(stage.num_updates for stage in stages)
     done = sum(stage.num_updates for stage in stages[: state.stage]) + state.update
     with (
