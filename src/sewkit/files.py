@@ -31,6 +31,16 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def make_folder(path: Path) -> None:
+    """A folder to write into, with those above it, unless it is there. Raises UserError where it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected a folder, or a place where one can be made ({error.strerror or error}); choose another"
+        ) from error
+
+
 def write_whole(path: Path, text: str) -> None:
     """A text file in UTF-8, see `replacing`."""
     with replacing(path) as draft:

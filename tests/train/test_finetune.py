@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from toy_recipes import MODEL, SCHEDULE, STAGES, write_recipe, write_rows
+from typer.testing import CliRunner
 
 from sewkit.checkpoint import load_model, save_model
+from sewkit.cli.main import app
 from sewkit.config import ModelConfig
 from sewkit.data.manifest import ManifestError, load_utterance, read_manifest
 from sewkit.errors import UserError
@@ -24,6 +26,7 @@ from sewkit.text import Alphabet
 from sewkit.train import loop
 from sewkit.train.finetune import prepare, run, start_model
 from sewkit.train.recipe import FinetuneRecipe, RecipeError, load_recipe
+from sewkit.train.state import Checkpoints
 from sewkit.train.validation import Validation
 
 
@@ -105,6 +108,53 @@ def test_a_stopped_run_ends_with_the_same_model(folder, stopped_after):
     run(recipe, folder / "stopped", resume=True)
     whole, stopped = (load_model(folder / name / "model").model.state_dict() for name in ("whole", "stopped"))
     assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("stopped_after", [3, None])
+def test_a_run_is_not_resumed_with_another_recipe(folder, stopped_after):
+    """Stopped or finished: its model card would say what was not done."""
+    path = write_recipe(folder)
+    run(load_recipe(FinetuneRecipe, path), folder / "out", stop_after=stopped_after)
+    other = load_recipe(FinetuneRecipe, path, ["seed=7", "stages.1.schedule.learning_rate=0.5", "train.0.weight=2"])
+    with pytest.raises(UserError, match="the run was begun with another recipe") as caught:
+        run(other, folder / "out", resume=True)
+    for change in ("seed: 0, now 7", "stages.1.schedule.learning_rate: 0.001, now 0.5", "train.0.weight: 1.0, now 2.0"):
+        assert change in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not stopped_after or not (folder / "out" / "model").exists()
+
+
+def test_a_run_is_resumed_elsewhere_and_watched_otherwise_to_the_same_model(folder):
+    path = write_recipe(folder)
+    run(load_recipe(FinetuneRecipe, path), folder / "whole")
+    run(load_recipe(FinetuneRecipe, path), folder / "stopped", stop_after=2)
+    changes = ["log_every=1", "validate_every=5", "checkpoint_seconds=0", "keep_checkpoints=9", "device=cpu"]
+    (folder / "moved").mkdir()
+    moved = path.rename(folder / "moved" / "recipe.yaml")
+    run(load_recipe(FinetuneRecipe, moved, changes), folder / "stopped", resume=True)
+    whole, stopped = (load_model(folder / name / "model").model.state_dict() for name in ("whole", "stopped"))
+    assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
+
+
+def test_a_finished_run_says_so_and_where_its_model_is(folder, caplog):
+    arguments = ["-c", str(write_recipe(folder)), "-o", str(folder / "out")]
+    for resume in ([], ["--resume"]):
+        result = CliRunner().invoke(app, ["finetune", *arguments, *resume])
+        assert result.exit_code == 0, result.output
+        assert result.stderr.splitlines()[-1] == f"sewkit: the model is in {folder / 'out' / 'model'}"
+        assert ("out: the run is finished, there is nothing left to train" in caplog.text) == bool(resume)
+
+
+def test_a_run_from_before_recipes_were_kept_is_resumed_and_keeps_its_recipe(folder):
+    recipe = load_recipe(FinetuneRecipe, write_recipe(folder))
+    run(recipe, folder / "out", stop_after=2)
+    (path,) = Checkpoints(folder / "out").paths()
+    stored = torch.load(path, weights_only=True)
+    assert stored.pop("recipe")["seed"] == 0
+    torch.save(stored, path)
+    run(recipe, folder / "out", resume=True)
+    with pytest.raises(UserError, match="seed: 0, now 7"):
+        run(recipe.model_copy(update={"seed": 7}), folder / "out", resume=True)
 
 
 def test_fine_tuning_starts_from_a_folder_and_leaves_the_extractor_alone(folder):

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from toy_stage import MICRO_BATCHES, Batches, Squares, ToyModel, freeze_at_first, read_lines, toy_stage
 
 from sewkit.data.batch import make_batch
+from sewkit.errors import UserError
 from sewkit.objectives.loss import Loss, Objective
 from sewkit.testing import TOYS, synthetic_speech, toy_model
 from sewkit.train.loop import MAX_CONSECUTIVE_SKIPS, DivergedError, Settings, prefetch, train
@@ -57,6 +59,14 @@ def test_a_new_run_does_not_overwrite_an_old_one(tmp_path):
     train([toy_stage()], Settings(output=tmp_path))
     with pytest.raises(ValueError, match="--resume"):
         train([toy_stage()], Settings(output=tmp_path))
+
+
+def test_an_output_that_cannot_be_a_folder_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "below", Path("/dev/null/out")):
+        with pytest.raises(UserError, match=f"{output}: expected a folder") as caught:
+            train([toy_stage()], Settings(output=output))
+        assert "\n" not in str(caught.value)
 
 
 def test_a_state_of_another_model_is_refused_in_one_line(tmp_path):
@@ -143,6 +153,11 @@ def test_the_log_is_one_json_object_a_line(tmp_path):
     assert [line["update"] for line in lines if "wer_toy" in line] == [6, 12] * 2
     assert [line["step"] for line in lines if "loss" in line] == [4, 8, 12, 16, 20, 24]
     assert {"learning_rate", "grad_norm", "squares", "waiting_for_data", "audio_per_second"} <= lines[0].keys()
+
+
+def test_the_last_updates_of_a_stage_are_logged_too(tmp_path):
+    train([toy_stage(num_updates=5)] * 2, Settings(output=tmp_path, log_every=4))
+    assert [(line["update"], line["step"]) for line in read_lines(tmp_path)] == [(4, 4), (5, 5), (4, 9), (5, 10)]
 
 
 def test_measuring_sees_averaged_weights_and_heads_and_puts_the_others_back(tmp_path):

@@ -113,7 +113,8 @@ def test_a_matrix_runs_leaves_a_json_a_cell_and_runs_no_cell_twice(folder, monke
     assert run_matrix(matrix, {"cpu": "x"}, said.append) == {}
     assert [line.split(", ")[0] for line in said] == [f"[{n + 1}/4] {name}" for n, name in enumerate(names(matrix))]
     facts = json.loads((folder / "results" / "letters-mlp-seed0.json").read_text())
-    assert (facts["after"], facts["updates"], facts["hardware"]) == ("encoder-mlp-seed0", 0, {"cpu": "x"})
+    assert (facts["after"], facts["updates"], facts["hardware"]) == ("encoder-mlp-seed0", 1, {"cpu": "x"})
+    assert facts["seconds"] > 0  # though the run ended before its first regular log line
     assert facts["evaluated"].keys() == {"own dev", "own test"}
     wer = facts["evaluated"]["own test"]["wer"]
     assert wer["low"] <= wer["rate"] <= wer["high"]
@@ -265,7 +266,7 @@ def test_processes_share_a_matrix_by_the_names_of_its_cells(folder):
     ]  # its encoder is not there
     assert run_matrix(matrix, {}, print, only="*-mlp-*") == {}
     assert {path.stem for path in (folder / "results").iterdir()} == {"encoder-mlp-seed0", "letters-mlp-seed0"}
-    with pytest.raises(UserError, match="no cell of the matrix is called like 'x'"):
+    with pytest.raises(UserError, match="no cell of the matrix is called like 'x'; there are encoder-linear-seed0, "):
         run_matrix(matrix, {}, print, only="x")
 
 
@@ -277,3 +278,24 @@ def test_a_matrix_can_be_tried_out_elsewhere_with_other_settings(folder):
     for wrong in ("updates=1", "decoder.updates=1", "encoder.updates"):
         with pytest.raises(RecipeError, match=r"expected EXPERIMENT\.KEY=VALUE; the experiments are encoder, letters"):
             changed(matrix_of(folder), [wrong])
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("letters.foo=1", r"letters-linear-seed0: .*finetune\.yaml: foo: no such field"),
+        ("letters.stages.9.utterances=1", r"letters-linear-seed0: --set stages\.9\.utterances=1: the recipe has no"),
+        ("letters.seed=7", "letters-linear-seed0: seed: is each of the matrix's or the experiment's `seeds`"),
+    ],
+)
+def test_a_wrong_change_of_any_cell_is_refused_before_the_first_runs(folder, override, problem, monkeypatch):
+    monkeypatch.setattr(running, "run_cell", refuse)
+    with pytest.raises(RecipeError, match=problem):
+        run_matrix(changed(matrix_of(folder), [override]), {}, print, only="encoder-*")
+
+
+def test_the_verb_refuses_a_pattern_that_fits_no_cell(folder):
+    matrix_of(folder)
+    result = CliRunner().invoke(app, ["matrix", str(folder / "matrix.yaml"), "--dry-run", "--only", "zzz*"])
+    assert isinstance(result.exception, UserError)
+    assert (result.output, "letters-mlp-seed0" in str(result.exception)) == ("", True)

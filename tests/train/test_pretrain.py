@@ -19,6 +19,7 @@ from sewkit.checkpoint.pretraining import read_heads
 from sewkit.cli.main import app
 from sewkit.config import ModelConfig, wav2vec2_conv_layers
 from sewkit.data.batch import make_batch
+from sewkit.errors import UserError
 from sewkit.testing import synthetic_speech
 from sewkit.train.finetune import run as run_finetuning
 from sewkit.train.loop import train
@@ -158,6 +159,12 @@ def test_a_stopped_run_ends_with_the_same_encoder_and_heads(folder, stopped_afte
     assert equal(states_of(folder / "whole"), states_of(folder / "stopped"))
 
 
+def test_a_pre_training_is_not_resumed_with_another_recipe(folder):
+    run(recipe_of(folder), folder / "out", stop_after=2)
+    with pytest.raises(UserError, match=r"begun with another recipe \(contrastive.num_negatives: \d+, now 3\); resume"):
+        run(recipe_of(folder, contrastive={**HEADS, "num_negatives": 3}), folder / "out", resume=True)
+
+
 def test_measuring_changes_nothing(folder):
     run(recipe_of(folder), folder / "measured")
     run(recipe_of(folder, dev=None), folder / "not")
@@ -258,3 +265,8 @@ def test_a_dry_run_tells_the_facts_and_writes_nothing(folder):
     assert result.exit_code == 0, result.output
     assert "sound in an update" in result.output
     assert not (folder / "out").exists()
+
+
+def test_the_verb_says_where_the_encoder_is(folder):
+    result = CliRunner().invoke(app, ["pretrain", "-c", str(write(folder, dev=None)), "-o", str(folder / "out")])
+    assert result.stderr.splitlines()[-1] == f"sewkit: the model is in {folder / 'out' / 'model'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sewkit.cli.options import DryRun, Overrides, Recipe, Resume, RunFolder
+from sewkit.cli.options import DryRun, Overrides, Recipe, Resume, RunFolder, say_where_the_model_is
 
 
 def finetune(
@@ -21,3 +21,4 @@ def finetune(
         print_plan(plan(recipe, output))
     else:
         run(recipe, output, resume=resume)
+        say_where_the_model_is(output)

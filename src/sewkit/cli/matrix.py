@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,16 +41,15 @@ def matrix(
     """
     from sewkit.bench.timing import environment
     from sewkit.train.cells import run_matrix
-    from sewkit.train.matrix import cells_of, changed, load_matrix, result_of
+    from sewkit.train.matrix import changed, chosen, load_matrix, result_of
     from sewkit.train.seeds import table_of
+    from sewkit.train.state import Checkpoints
 
     whole = changed(load_matrix(file), overrides or [], output)
     failed: dict[str, str] = {}
     if dry_run:
-        for cell in cells_of(whole):
-            if not fnmatchcase(cell.name, only):
-                continue
-            started = (whole.output / cell.name / "recipe.yaml").exists()
+        for cell in chosen(whole, only):
+            started = bool(Checkpoints(whole.output / cell.name).paths())
             state = "done" if result_of(whole, cell) else "half done" if started else "to do"
             typer.echo(f"{state:<9}  {cell.name}", err=True)
     else:

@@ -95,3 +95,11 @@ def write_json(path: Path, value: Any) -> None:
 
     with replacing(path) as draft:
         draft.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def say_where_the_model_is(run: Path) -> None:
+    """One line at the end of a training, from one of its processes."""
+    from sewkit.train.distributed import is_first
+
+    if is_first():
+        typer.echo(f"sewkit: the model is in {run / 'model'}", err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sewkit.cli.options import DryRun, Overrides, Recipe, Resume, RunFolder
+from sewkit.cli.options import DryRun, Overrides, Recipe, Resume, RunFolder, say_where_the_model_is
 
 
 def pretrain(
@@ -23,3 +23,4 @@ def pretrain(
         print_plan(plan(recipe, output))
     else:
         run(recipe, output, resume=resume)
+        say_where_the_model_is(output)

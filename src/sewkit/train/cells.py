@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,9 @@ from sewkit.recognizer import Recognizer, load
 from sewkit.train import distributed, finetune, pretrain
 from sewkit.train.card import last_results
 from sewkit.train.loop import precision_on
-from sewkit.train.matrix import Cell, Matrix, cells_of, fingerprint, recipe_of, result_of
+from sewkit.train.matrix import Cell, Matrix, chosen, fingerprint, recipe_of, result_of
 from sewkit.train.metrics import LOG_NAME, read_log
-from sewkit.train.recipe import DevSet, FinetuneRecipe, PretrainRecipe, RunRecipe, to_yaml
+from sewkit.train.recipe import DevSet, FinetuneRecipe, PretrainRecipe, RunRecipe
 from sewkit.train.rows import read_dev_path
 from sewkit.version import __version__
 
@@ -36,12 +35,11 @@ from sewkit.version import __version__
 def run_matrix(matrix: Matrix, hardware: dict[str, Any], say: Callable[[str], None], only: str = "*") -> dict[str, str]:
     """Run what is not done; {name: why} of the cells that failed, and of those that were to start from one of them.
 
-    hardware: facts for the results. only: a pattern (`*`, `?`, `[]`) of names: processes that run different cells of
-    one matrix can share it. Raises Stopped, with the running cell's state saved; UserError where no name fits.
+    hardware: facts for the results. only: see `chosen`: processes that run different cells of one matrix can share it.
+    Raises Stopped, with the running cell's state saved; UserError, before anything runs, where no name fits or a recipe
+    is no good.
     """
-    cells = [cell for cell in cells_of(matrix) if fnmatchcase(cell.name, only)]
-    if not cells:
-        raise UserError(f"no cell of the matrix is called like {only!r}; see --dry-run for their names")
+    cells = chosen(matrix, only)
     results = {cell.name: result_of(matrix, cell) for cell in cells}
     failed: dict[str, str] = {}
     for number, cell in enumerate(cells, start=1):
@@ -63,7 +61,6 @@ def run_matrix(matrix: Matrix, hardware: dict[str, Any], say: Callable[[str], No
 def run_cell(matrix: Matrix, cell: Cell, hardware: dict[str, Any]) -> dict[str, Any]:
     """Train, evaluate, write the JSON file."""
     recipe, output = recipe_of(matrix, cell), matrix.output / cell.name
-    keep_recipe(recipe, output)
     if isinstance(recipe, PretrainRecipe):
         pretrain.run(recipe, output, resume=True)
     else:
@@ -76,15 +73,6 @@ def run_cell(matrix: Matrix, cell: Cell, hardware: dict[str, Any]) -> dict[str, 
     if num_processes() > 1:
         torch.distributed.barrier()
     return result
-
-
-def keep_recipe(recipe: RunRecipe, output: Path) -> None:
-    """Write recipe.yaml into the run's folder. Raises UserError if the run there was started with another one."""
-    path, text = output / "recipe.yaml", to_yaml(recipe)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise UserError(f"{path}: the run was started with this recipe, which the matrix has changed; delete {output}")
-    if distributed.is_first():
-        write_whole(path, text)
 
 
 def describe(matrix: Matrix, cell: Cell, recipe: RunRecipe, output: Path) -> dict[str, Any]:
@@ -104,7 +92,7 @@ def describe(matrix: Matrix, cell: Cell, recipe: RunRecipe, output: Path) -> dic
         "precision": precision_on(distributed.choose_device(recipe.device), recipe.precision),
         "parameters": model.num_parameters(),
         "updates": lines[-1]["step"] if lines else 0,
-        "seconds": round(training_seconds(lines), 1),
+        "seconds": float(f"{training_seconds(lines):.4g}"),
         "trained": lines[-1] if lines else {},
         "measured": {result.metric: result.value for result in last_results(output)},
         "evaluated": evaluate(cell, recipe, output / "model"),

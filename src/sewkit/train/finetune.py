@@ -31,6 +31,7 @@ from sewkit.objectives.logmel import LogMel
 from sewkit.objectives.loss import Objective
 from sewkit.text import Alphabet
 from sewkit.train import distributed
+from sewkit.train.begun import lasting
 from sewkit.train.loop import Settings, Stage, precision_on, train
 from sewkit.train.plan import Plan, make_plan
 from sewkit.train.points import DrawnPoints, config_for, model_for
@@ -91,6 +92,7 @@ def loop_settings(recipe: RunRecipe, output: Path, device: torch.device, stop_af
     """What of a recipe the loop needs to know."""
     return Settings(
         output=output,
+        recipe=lasting(recipe),
         device=device,
         precision=precision_on(device, recipe.precision),
         seed=recipe.seed,

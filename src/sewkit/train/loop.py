@@ -7,13 +7,14 @@ number of processes but for rounding (dropout excepted), and a run killed at any
 checkpoint to the weights it would have reached.
 """
 
+import logging
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,17 +25,21 @@ from torch import Tensor, nn
 from sewkit.collective import sum_over_processes
 from sewkit.data.batch import Batch
 from sewkit.errors import UserError
+from sewkit.files import make_folder
 from sewkit.model import SpeechModel
 from sewkit.objectives.loss import Loss, Objective
 from sewkit.processor import multiplies
 from sewkit.train import distributed
 from sewkit.train.alarms import Alarms
+from sewkit.train.begun import check_same
 from sewkit.train.metrics import Log, Meters
 from sewkit.train.optimizer import build_optimizer, move_average, scale_and_clip
 from sewkit.train.progress import Progress
 from sewkit.train.schedule import Schedule
 from sewkit.train.signals import Stopped, StopRequest
 from sewkit.train.state import Checkpoints, TrainState
+
+logger = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_SKIPS = 20
 
@@ -69,6 +74,8 @@ class Settings:
     """Everything else the loop needs."""
 
     output: Path
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """What a run that is resumed must have been begun with, see `begun`."""
     device: torch.device = CPU
     precision: Precision = "fp32"
     seed: int = 0
@@ -109,12 +116,14 @@ def train(stages: list[Stage], settings: Settings, resume: bool = False) -> Trai
     """Run the stages; the returned state holds the last weights and, in the first process, their average.
 
     Raises Stopped after SIGTERM or Ctrl-C (the state is saved), DivergedError if the loss stays infinite, UserError if
-    the folder holds another run.
+    the folder holds another run, or one that was begun with another recipe.
     """
-    settings.output.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.output)
     checkpoints = Checkpoints(settings.output, settings.keep_checkpoints)
     state = start_state(stages[0].objective.model, checkpoints, settings, resume)
     prepare_encoder(stages[0].objective.model, settings)
+    if state.stage == len(stages) and distributed.is_first():
+        logger.warning("%s: the run is finished, there is nothing left to train", settings.output)
     total = sum(stage.num_updates for stage in stages)
     done = sum(stage.num_updates for stage in stages[: state.stage]) + state.update
     with (
@@ -142,7 +151,7 @@ def run_stage(stage: Stage, run: _Run) -> bool:
         for update, batches in meters.waiting(drawn):
             loss, is_asked_to_stop = updates.take(update, batches)
             log.advance(loss)
-            if state.update % settings.log_every == 0:
+            if state.update % settings.log_every == 0 or state.update == stage.num_updates:
                 values = {"learning_rate": stage.schedule.at(update, stage.num_updates), **meters.take()}
                 log.write(stage.name, state.update, values, alarms.check(values))
             if _is_due(state.update, settings.validate_every, stage):
@@ -316,6 +325,8 @@ def start_state(model: SpeechModel, checkpoints: Checkpoints, settings: Settings
         raise UserError(f"{settings.output} holds a run: go on with --resume, or choose another output folder")
     state = (checkpoints.load() if resume else None) or TrainState()
     distributed.check_agreement((state.stage, state.update))
+    check_same(state.recipe, settings.recipe, settings.output)
+    state.recipe = settings.recipe
     if state.model:
         with _fitting(settings.output):
             model.load_state_dict(state.model)

@@ -29,6 +29,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,6 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sewkit.errors import UserError
 from sewkit.train.recipe import (
+    ELSEWHERE,
     DevSet,
     FinetuneRecipe,
     PretrainRecipe,
@@ -46,9 +48,6 @@ from sewkit.train.recipe import (
     load_recipe,
     read_mapping,
 )
-
-ELSEWHERE = {"folder", "init", "data_root", "device", "threads"}
-"""What of a recipe says where it runs, not what it computes."""
 
 Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
 """Of an experiment or an arm; names of files are made of it."""
@@ -153,6 +152,21 @@ def cells_of(matrix: Matrix) -> list[Cell]:
     return cells
 
 
+def chosen(matrix: Matrix, only: str = "*") -> list[Cell]:
+    """The cells with such names, a pattern (`*`, `?`, `[]`).
+
+    Raises UserError where no name fits, RecipeError if the recipe of any cell is no good: hours before its turn.
+    """
+    cells = cells_of(matrix)
+    for cell in cells:
+        recipe_of(matrix, cell)
+    found = [cell for cell in cells if fnmatchcase(cell.name, only)]
+    if not found:
+        names = ", ".join(cell.name for cell in cells)
+        raise UserError(f"no cell of the matrix is called like {only!r}; there are {names}")
+    return found
+
+
 def changed(matrix: Matrix, overrides: Iterable[str], output: Path | None = None) -> Matrix:
     """The matrix to try things out with: recipes changed by EXPERIMENT.KEY=VALUE, runs and results in another folder.
 
@@ -173,14 +187,19 @@ def changed(matrix: Matrix, overrides: Iterable[str], output: Path | None = None
 
 
 def recipe_of(matrix: Matrix, cell: Cell) -> RunRecipe:
-    """A cell's recipe with all its changes."""
-    arm = dict(cell.experiment.arms[cell.arm])
-    path = matrix.folder / arm.pop("recipe", cell.experiment.recipe)
-    changes = {**cell.experiment.set, **arm, "seed": cell.seeds[-1]}
+    """A cell's recipe with all its changes. Raises RecipeError, which names the cell."""
+    changes = {**cell.experiment.set, **cell.experiment.arms[cell.arm]}
+    path = matrix.folder / changes.pop("recipe", cell.experiment.recipe)
+    if "seed" in changes:
+        raise RecipeError(f"{cell.name}: seed: is each of the matrix's or the experiment's `seeds`; change those")
+    changes["seed"] = cell.seeds[-1]
     if cell.parent is not None:
         changes |= {"model": None, "init": str(matrix.output / cell.parent.name / "model")}
     kind = PretrainRecipe if cell.experiment.verb == "pretrain" else FinetuneRecipe
-    return load_recipe(kind, path, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+    try:
+        return load_recipe(kind, path, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+    except RecipeError as error:
+        raise RecipeError(f"{cell.name}: {error}") from error
 
 
 def fingerprint(matrix: Matrix, cell: Cell) -> str:

@@ -25,6 +25,9 @@ from sewkit.train.schedule import Schedule
 ALL_POINTS = "all"
 """What a recipe's `compute` says to train a stochastic model at all its operating points."""
 
+ELSEWHERE = {"folder", "init", "data_root", "device", "threads"}
+"""What of a recipe says where it runs, not what it computes."""
+
 
 class RecipeError(UserError):
     """A recipe that cannot be used; the message names file and key."""

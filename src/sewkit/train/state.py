@@ -37,6 +37,8 @@ class TrainState:
     optimizer: dict[str, Any] = field(default_factory=dict)
     skipped: int = 0
     """Updates left out because loss or gradient were not finite."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """What the run was begun with, see `begun`; empty in states that were written before it was kept."""
 
 
 def save_state(state: TrainState, path: Path) -> None:
@@ -77,7 +79,11 @@ def load_state(path: Path) -> TrainState:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a readable training state ({reason})") from error
     names = {f.name for f in fields(TrainState)}
-    if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT or stored.keys() != names:
+    if (
+        not isinstance(stored, dict)
+        or stored.pop("format", None) != FORMAT
+        or stored.keys() not in (names, names - {"recipe"})
+    ):
         raise UserError(f"{path}: not a training state of this version; start again without --resume")
     return TrainState(**stored)
 
