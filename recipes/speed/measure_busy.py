@@ -1,9 +1,10 @@
-"""A clip's time while other processes want the cores, by how long PyTorch's threads wait for one another awake.
+"""A clip's time while another PyTorch program wants the cores, by how long threads wait for one another awake.
 
     python recipes/speed/measure_busy.py --output busy.json
 
-Each setting in a process of its own, random weights, two threads or as many as asked; the busy processes multiply
-matrices, a thread each. "openmp" is the count that GNU's OpenMP has by itself, "sewkit" what importing sewkit sets.
+Each setting in a process of its own, random weights, all cores or as many threads as asked; the other program
+multiplies matrices, with so many threads. "openmp" is the count that GNU's OpenMP has by itself, "sewkit" what
+importing sewkit sets.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from sewkit.openmp import SETTINGS
 
 WAITS = {"openmp": {"GOMP_SPINCOUNT": "300000"}, "sewkit": {}, "passive": {"OMP_WAIT_POLICY": "passive"}}
-BUSY = "import torch; torch.set_num_threads(1); a = torch.randn(600, 600)\nwhile True: a @ a"
+BUSY = "import sys, torch; torch.set_num_threads(int(sys.argv[1])); a = torch.randn(600, 600)\nwhile True: a @ a"
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     options.add_argument("--models", nargs="+", default=["sew-tiny", "sew-d-tiny"], help="published sizes")
     options.add_argument("--seconds", type=float, default=10.0)
     options.add_argument("--threads", type=int, default=os.cpu_count())
-    options.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="busy processes")
+    options.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="threads of the other program")
     options.add_argument("--runs", type=int, default=10)
     options.add_argument("--output", type=Path)
     options.add_argument("--worker", help=argparse.SUPPRESS)
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def measure(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A row for each model, number of busy processes and setting, printed as it comes."""
+    """A row for each model, number of busy threads and setting, printed as it comes."""
     around = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     for model in chosen.models:
         for count in chosen.busy:
@@ -63,16 +64,18 @@ def measure(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def busy(count: int) -> Iterator[None]:
-    """So many processes that compute without end, during the block."""
-    others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
-    time.sleep(3 if others else 0)  # they import PyTorch first
+def busy(threads: int) -> Iterator[None]:
+    """A program that computes without end with so many threads, during the block."""
+    if threads == 0:
+        yield
+        return
+    other = subprocess.Popen([sys.executable, "-c", BUSY, str(threads)])
+    time.sleep(3)  # it imports PyTorch first
     try:
         yield
     finally:
-        for other in others:
-            other.kill()
-            other.wait()
+        other.kill()
+        other.wait()
 
 
 def median_ms(model: str, seconds: float, threads: int, runs: int) -> float:
