@@ -19,7 +19,7 @@ def run(*command: object, **environment: str) -> str:
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        cwd=ROOT.parent,
+        cwd=ROOT / "examples",  # where nothing can be imported from
     )
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout

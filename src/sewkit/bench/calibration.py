@@ -58,17 +58,16 @@ class Calibration:
         cut into stretches that are long enough for one. Raises UserError where there are too few for this quantile.
         """
         ratios = {point: np.array(times) / self.median(point) for point, times in self.times.items()}
-        runs = min(map(len, ratios.values()))
-        needed = require_runs(len(ratios), runs, quantile)
+        runs, total = min(map(len, ratios.values())), sum(map(len, ratios.values()))
+        needed = require_runs(len(ratios), total, quantile)
         count = min(max(runs // (needed * LONG_ENOUGH), 1), MOST_STRETCHES)
         pieces = [np.array_split(of_point, count) for of_point in ratios.values()]
         stretches = [np.sort(np.concatenate(stretch)) for stretch in zip(*pieces, strict=True)]
         return float(max(stretch[_rank(len(stretch), quantile) - 1] for stretch in stretches))
 
 
-def require_runs(num_points: int, runs: int, quantile: float) -> int:
-    """The fewest runs of each point that tell this quantile. Raises UserError where there are fewer."""
-    total = num_points * runs
+def require_runs(num_points: int, total: int, quantile: float) -> int:
+    """The fewest runs of each point that tell this quantile. Raises UserError where all together are too few."""
     needed = math.ceil(round(quantile / (1 - quantile), 9) / num_points)
     if _rank(total, quantile) > total:
         raise UserError(f"quantile {quantile:g} cannot be told from {total} runs: give --runs {needed} or more")

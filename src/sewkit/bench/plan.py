@@ -65,7 +65,8 @@ def plan(asr: Recognizer, latency: float, audio_seconds: float, quantile: float 
     """
     if not 0 < quantile < 1:
         raise UserError(f"--quantile is {quantile:g}; expected a probability between 0 and 1, such as 0.95")
-    require_runs(len(operating_points(asr.config)), runs, quantile)
+    num_points = len(operating_points(asr.config))
+    require_runs(num_points, num_points * runs, quantile)
     plans = estimates(asr, calibrations(asr, audio_seconds, runs), audio_seconds, quantile)
     fitting = [one for one in plans if one.at_quantile <= latency]
     if not fitting:
