@@ -31,16 +31,6 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def make_folder(path: Path) -> None:
-    """A folder to write into, with those above it, unless it is there. Raises UserError where it cannot be made."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: expected a folder, or a place where one can be made ({error.strerror or error}); choose another"
-        ) from error
-
-
 def write_whole(path: Path, text: str) -> None:
     """A text file in UTF-8, see `replacing`."""
     with replacing(path) as draft:
@@ -56,6 +46,15 @@ def expect_folder(folder: Path) -> None:
     except OSError as error:
         found = f"found that nothing can be in {nearest} ({error.strerror or error})"
         raise UserError(f"{folder}: expected a folder that can be written, {found}; name another") from error
+
+
+def make_folder(folder: Path) -> None:
+    """A folder to write into, with those above it, unless it is there. Raises UserError where it cannot be made."""
+    expect_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror or error}); name another folder") from error
 
 
 def expect_file(path: Path) -> None:

@@ -43,45 +43,43 @@ TRIAL_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-
 """Between two ways to compute attention whose results are about 0.1, with products in TF32 where those are allowed."""
 
 
-def distance_rows(positions: Reach, num_frames: int, query_pool: int, kv_pool: int, squeeze: int) -> Tensor:
-    """int64, the row of the position table for each distance from the first query to the last key, and so on.
+class TableAttention(FusedAttention):
+    """`DisentangledAttention` with its position table projected: what both forms for inference share.
 
-    What row a pair has depends on how far its query stands behind its key alone, on q * i - k * j for pools of q and k.
-    So the rows of all pairs are a view of this one vector, whose ends, far away, are all alike.
+    The table as the layer's keys and as its queries, (N, R, D) each, is scaled as its scores are.
     """
-    queries, keys = pooled_length(num_frames, query_pool), pooled_length(num_frames, kv_pool)
-    offsets = torch.arange(-kv_pool * (keys - 1), query_pool * (queries - 1) + 1)
-    step = (1, 1) if positions.unit is None else (squeeze, positions.unit)
-    distances = round_distances(2 * offsets + query_pool - kv_pool, step)
-    rows = log_buckets(distances, positions.num_buckets, positions.max_positions) + positions.num_buckets
-    return rows.clamp(0, 2 * positions.num_buckets - 1)
+
+    def __init__(self, attention: DisentangledAttention, positions: RelativePositions):
+        super().__init__(attention)
+        table = positions.norm(positions.embedding)[None]
+        table_keys, table_queries = (
+            attention.split_heads(projection(table))[0] for projection in (attention.key, attention.query)
+        )
+        self.scale = 1 / math.sqrt(3 * table_keys.shape[2])
+        self.table_keys = nn.Parameter((table_keys * self.scale).contiguous())
+        self.table_queries = nn.Parameter((table_queries * self.scale).contiguous())
 
 
-def projected_table(
-    attention: DisentangledAttention, positions: RelativePositions
-) -> tuple[nn.Parameter, nn.Parameter]:
-    """The table as the layer's keys and as its queries, (N, R, D) each, scaled as its scores are."""
-    table = positions.norm(positions.embedding)[None]
-    scale = score_scale(attention)
-    keys, queries = (
-        nn.Parameter((attention.split_heads(projection(table))[0] * scale).contiguous())
-        for projection in (attention.key, attention.query)
-    )
-    return keys, queries
+class TableRows(nn.Module):
+    """`RelativePositions` for `TableAttention`: rows only, the layers have them projected."""
 
+    def __init__(self, positions: RelativePositions):
+        super().__init__()
+        self.num_buckets, self.max_positions = positions.num_buckets, positions.max_positions
+        self.unit, self.device = positions.unit, positions.embedding.device
 
-def score_scale(attention: DisentangledAttention) -> float:
-    """Of three terms of equal weight."""
-    head_size = attention.query.out_features // attention.num_heads
-    return 1 / math.sqrt(3 * head_size)
+    def of_distances(self, num_frames: int, query_pool: int, kv_pool: int, squeeze: int) -> Tensor:
+        """int64 on the CPU, the row for each distance, from that of the first query and the last key on.
 
-
-class Reach(NamedTuple):
-    """Of `RelativePositions`, what says which row a distance has."""
-
-    num_buckets: int
-    max_positions: int
-    unit: int | None
+        What row a pair has depends on how far its query stands behind its key alone, on q * i - k * j for pools of q
+        and k. So the rows of all pairs are a view of this one vector, whose ends, far away, are all alike.
+        """
+        queries, keys = pooled_length(num_frames, query_pool), pooled_length(num_frames, kv_pool)
+        offsets = torch.arange(-kv_pool * (keys - 1), query_pool * (queries - 1) + 1)
+        step = (1, 1) if self.unit is None else (squeeze, self.unit)
+        distances = round_distances(2 * offsets + query_pool - kv_pool, step)
+        rows = log_buckets(distances, self.num_buckets, self.max_positions) + self.num_buckets
+        return rows.clamp(0, 2 * self.num_buckets - 1)
 
 
 class Block(NamedTuple):
@@ -136,18 +134,13 @@ class Blocks(NamedTuple):
     blocks: Sequence[Block | ShortBlock]
 
 
-class PositionBlocks(nn.Module):
-    """`RelativePositions` for `BlockwiseAttention`: rows only, the layers have them projected."""
-
-    def __init__(self, positions: RelativePositions):
-        super().__init__()
-        self.reach = Reach(positions.num_buckets, positions.max_positions, positions.unit)
-        self.device = positions.embedding.device
+class PositionBlocks(TableRows):
+    """The rows for `BlockwiseAttention`, and each block's place among them."""
 
     def forward(self, num_frames: int, query_pool: int = 1, kv_pool: int = 1, squeeze: int = 1) -> Blocks:
         """For U = `num_frames` frames."""
         queries, keys = pooled_length(num_frames, query_pool), pooled_length(num_frames, kv_pool)
-        rows = distance_rows(self.reach, num_frames, query_pool, kv_pool, squeeze)
+        rows = self.of_distances(num_frames, query_pool, kv_pool, squeeze)
         steps, stretches = (query_pool, kv_pool), even_stretches(queries, SCORES // keys)
         used = torch.arange(int(rows[0]), int(rows[-1]) + 1)
         if len(rows) <= MOST_DISTANCES * len(used):
@@ -171,16 +164,11 @@ def even_stretches(queries: int, wanted: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, queries)) for start in range(0, queries, size)]
 
 
-class BlockwiseAttention(FusedAttention):
-    """`DisentangledAttention` with its position table projected; scores of a block of queries and a few heads a time.
+class BlockwiseAttention(TableAttention):
+    """Scores of a block of queries and a few heads a time.
 
-    Its keys are gone through from the last to the first: then a pair's products with the table lie steps apart.
+    Keys are gone through from the last to the first: then a pair's products with the table lie steps apart.
     """
-
-    def __init__(self, attention: DisentangledAttention, positions: RelativePositions):
-        super().__init__(attention)
-        self.table_keys, self.table_queries = projected_table(attention, positions)
-        self.scale = score_scale(attention)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, positions: Blocks | None
@@ -225,8 +213,8 @@ class BlockwiseAttention(FusedAttention):
 class Rows(NamedTuple):
     """The rows of the position table from `first` to `stop`, and for each distance the one it has, counted from there.
 
-    of_distance: (number of distances,) int32, see `distance_rows`. steps: how many distances further the next query
-    and the next key are.
+    of_distance: (number of distances,) int32, see `TableRows.of_distances`. steps: how many distances further the next
+    query and the next key are.
     """
 
     first: int
@@ -235,31 +223,21 @@ class Rows(NamedTuple):
     steps: tuple[int, int]
 
 
-class PositionRows(nn.Module):
-    """`RelativePositions` for `KernelAttention`: rows only, the layers have them projected."""
-
-    def __init__(self, positions: RelativePositions):
-        super().__init__()
-        self.reach = Reach(positions.num_buckets, positions.max_positions, positions.unit)
-        self.device = positions.embedding.device
+class PositionRows(TableRows):
+    """The rows for `KernelAttention`, as it looks them up."""
 
     def forward(self, num_frames: int, query_pool: int = 1, kv_pool: int = 1, squeeze: int = 1) -> Rows:
         """For U = `num_frames` frames."""
-        rows = distance_rows(self.reach, num_frames, query_pool, kv_pool, squeeze)
+        rows = self.of_distances(num_frames, query_pool, kv_pool, squeeze)
         wanted = int(rows[-1]) + 1 - int(rows[0])
-        size = min(wanted + -wanted % ROWS_MULTIPLE, 2 * self.reach.num_buckets)
-        first = min(int(rows[0]), 2 * self.reach.num_buckets - size)
+        size = min(wanted + -wanted % ROWS_MULTIPLE, 2 * self.num_buckets)
+        first = min(int(rows[0]), 2 * self.num_buckets - size)
         of_distance = (rows - first).int().to(self.device, non_blocking=True)
         return Rows(first, first + size, of_distance, (query_pool, kv_pool))
 
 
-class KernelAttention(FusedAttention):
-    """`DisentangledAttention` as one kernel for a GPU."""
-
-    def __init__(self, attention: DisentangledAttention, positions: RelativePositions):
-        super().__init__(attention)
-        self.table_keys, self.table_queries = projected_table(attention, positions)
-        self.scale = score_scale(attention)
+class KernelAttention(TableAttention):
+    """One kernel for a GPU."""
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None, positions: Rows | None

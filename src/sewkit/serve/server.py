@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 from sewkit.errors import UserError
-from sewkit.files import expect_folder
+from sewkit.files import make_folder
 from sewkit.serve.app import KEY_VARIABLE, SETTINGS_VARIABLE, create_app
 from sewkit.serve.live import WEBSOCKET_OPTIONS
 from sewkit.serve.logs import LOG_CONFIG
@@ -74,7 +74,8 @@ class PatientProtocol(H11Protocol):
 def run(settings: Settings, host: str, port: int, workers: int = 1, trusted_proxies: str | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is on its way. Raises UserError, before the model is loaded."""
     _expect_address(host, port)
-    _make_scratch(settings)
+    if settings.scratch is not None:
+        make_folder(Path(settings.scratch))
     PatientProtocol.header_seconds = settings.header_seconds
     options: dict[str, Any] = {
         "host": host,
@@ -106,13 +107,6 @@ def _expect_address(host: str, port: int) -> None:
             f"--host {host} --port {port}: expected an address of this machine and a free port, found that nothing can "
             f"listen there ({reason}); give another --port, 0 for any that is free, or another --host"
         ) from error
-
-
-def _make_scratch(settings: Settings) -> None:
-    """Raises UserError where it could hold no uploads."""
-    if settings.scratch is not None:
-        expect_folder(Path(settings.scratch))
-        Path(settings.scratch).mkdir(parents=True, exist_ok=True)
 
 
 def _run_here(settings: Settings, options: dict[str, Any]) -> None:
