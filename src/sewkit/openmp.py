@@ -2,7 +2,7 @@
 
 At the end of each parallel piece of a model threads meet. GNU's OpenMP, which PyTorch's packages for Linux have, lets
 the early ones count to 300,000 before they sleep. Where another process needs their cores, what they wait for does not
-run meanwhile: with both of two cores busy a clip takes ten to eighty times as long, not twice. Counting to 10,000 costs
+run meanwhile: with both of two cores busy a clip takes ten to twenty times as long, not twice. Counting to 10,000 costs
 nothing where the cores are free (recipes/speed/measure_busy.py).
 """
 

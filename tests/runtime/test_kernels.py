@@ -5,10 +5,11 @@ Against the modules that define it; tolerance 1e-5 in float32, 1e-4 for a whole 
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from sewkit.runtime.pytorch import TorchRuntime
 from sewkit.testing import STOCHASTIC_TOYS, TOYS, padded_batch, synthetic_speech, toy_model
 
 pytest.importorskip("triton", reason="on Linux only")
+COMPILE = Path(__file__).parents[2] / "recipes" / "speed" / "compile_kernel.py"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -91,35 +93,19 @@ def test_a_model_with_the_kernel_gives_what_the_model_gives(name: str, monkeypat
             torch.testing.assert_close(one[:length], other[:length], atol=1e-4, rtol=0)
 
 
-COMPILE = """
-import sys
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
-from sewkit.runtime.kernels import LEAST_CHANNELS, TILES, disentangled_kernel as kernel
-import torch
-
-capability, name = int(sys.argv[1]), sys.argv[2]
-tiles = TILES[getattr(torch, name)]
-short = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[name]
-pointers = dict.fromkeys(("query", "key", "value", "by_query", "by_key", "context"), "*" + short)
-constants = dict(num_heads=8, channels=64, channels_held=64, precision="ieee")
-constants |= dict(zip(("tile_queries", "tile_keys"), tiles))
-kinds = {**pointers, "rows": "*i32", "key_bias": "*fp32", "scale": "fp32", **dict.fromkeys(constants, "constexpr")}
-signature = {argument: kinds.get(argument, "i32") for argument in kernel.arg_names}
-source = ASTSource(kernel, signature, constexprs=constants)
-print(compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"])
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("capability", [80, 90])
-def test_it_compiles_for_gpus_and_uses_their_tensor_cores_in_half_precision(capability: int, dtype: str) -> None:
+def test_it_compiles_for_gpus_spills_nothing_and_uses_their_tensor_cores_in_half_precision(capability: int) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", COMPILE, str(capability), dtype]
-    ptx = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    assert f".target sm_{capability}" in ptx
-    assert bool(re.search(r"\bw?g?mma\b", ptx)) == (dtype != "float32")
+    options = ("--capability", str(capability), "--dtype", "float32", "float16", "bfloat16")
+    said = subprocess.run(
+        [sys.executable, COMPILE, *options], env=environment, check=True, capture_output=True, text=True
+    )
+    for line in said.stdout.splitlines():
+        found = json.loads(line)
+        assert found["spilled_bytes"] == 0
+        assert found["tensor_cores"] == (found["dtype"] != "float32")
+    assert len(said.stdout.splitlines()) == 3
 
 
 def test_a_kernel_that_does_not_work_is_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
